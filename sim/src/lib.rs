@@ -1,0 +1,1 @@
+//! A disk that drops, tears, reorders and fails.

@@ -1,0 +1,13 @@
+//! An embedded storage engine for agent transcripts.
+
+pub mod disk;
+mod error;
+mod ids;
+
+pub use error::{Error, Kind, Named, Result};
+pub use ids::{Crc, Offset, Position, ProjectName, RecordId, Seq, SessionId, SessionKey, SideName, Uid};
+
+/// The deepest nesting of arrays and objects in a payload.
+pub const MAX_DEPTH: usize = 126;
+/// The most ancestors that a fork may have.
+pub const MAX_LINEAGE: usize = 4096;
