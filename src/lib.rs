@@ -2,10 +2,13 @@
 
 pub mod disk;
 mod error;
+mod format;
 mod ids;
+mod time;
 
 pub use error::{Error, Kind, Named, Result};
 pub use ids::{Crc, Offset, Position, ProjectName, RecordId, Seq, SessionId, SessionKey, SideName, Uid};
+pub use time::{Env, OsEnv, Timestamp};
 
 /// The deepest nesting of arrays and objects in a payload.
 pub const MAX_DEPTH: usize = 126;

@@ -1,0 +1,447 @@
+//! One line of a transcript (FORMAT.md, section 3).
+//!
+//! ```text
+//! {"at":"2026-11-21T01:29:42.123Z","id":"msg-1","data":PAYLOAD,"synced":"0000000f4240","more":1,"crc":"9ae0daaf"}␊
+//! ```
+
+use crate::ids::Crc;
+use crate::time::{Timestamp, is_time};
+
+/// The longest line that is a line at all, line feed included.
+pub(crate) const MAX_LEN: usize = 1 << 30;
+/// Bytes from the start of a line that hold its predecessor's crc, counted back from the start.
+pub(crate) const SEED_BACK: u64 = 11;
+/// The greatest promise that 12 digits can hold.
+pub(crate) const MAX_SYNCED: u64 = (1 << 48) - 1;
+
+const AT: &[u8] = b"{\"at\":\"";
+const AFTER_AT: &[u8] = b"\",\"";
+const ID: &[u8] = b"id\":\"";
+const SYNCED: &[u8] = b",\"synced\":\"";
+const MORE: &[u8] = b",\"more\":1";
+const CRC: &[u8] = b",\"crc\":\"";
+const END: &[u8] = b"\"}\n";
+
+/// Bytes of the shortest line: everything but the payload, with a kind of one letter, and a payload of one byte.
+const MIN_LEN: usize = AT.len() + Timestamp::LEN + AFTER_AT.len() + 3 + 1 + TAIL_LEN;
+/// Bytes after the payload of a line without `more`.
+const TAIL_LEN: usize = SYNCED.len() + 12 + 1 + CRC.len() + 8 + END.len();
+const _: () = assert!(CRC.len() + 8 + END.len() == 19 && SYNCED.len() + 12 + 1 == 24 && MORE.len() == 9);
+
+/// Names of kinds.
+pub(crate) mod kind {
+    pub(crate) const HEADER: &str = "forklog";
+    pub(crate) const DATA: &str = "data";
+    pub(crate) const META: &str = "meta";
+    pub(crate) const REWIND: &str = "rewind";
+    pub(crate) const UNDO: &str = "undo";
+    pub(crate) const REDO: &str = "redo";
+    pub(crate) const REPAIR: &str = "repair";
+    pub(crate) const CLOSE: &str = "xclose";
+    pub(crate) const STORE: &str = "store";
+}
+
+/// What is known of a file up to the end of some line, and what the next line is checked against.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Link {
+    /// Where the next line starts.
+    pub(crate) end: u64,
+    /// The chained crc there.
+    pub(crate) crc: Crc,
+    /// The promise of the line before.
+    pub(crate) synced: u64,
+}
+
+impl Link {
+    /// Before the first line of a file whose chain begins with `crc`: 0, or a fork's base.
+    pub(crate) fn first(crc: Crc) -> Self {
+        Self { end: 0, crc, synced: 0 }
+    }
+
+    /// For a line at `start` that is verified alone, by the crc that stands before it.
+    pub(crate) fn alone(start: u64, crc: Crc) -> Self {
+        Self { end: start, crc, synced: 0 }
+    }
+}
+
+/// What stands at a place where a line should start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Line<'a> {
+    /// A line that passes every check.
+    Whole(Whole<'a>),
+    /// There is no line feed: the bytes end first.
+    Torn,
+    /// A line feed ends something that fails a check.
+    Bad {
+        /// The check that failed.
+        why: &'static str,
+        /// Bytes up to and with the line feed.
+        len: usize,
+    },
+}
+
+/// A line that passes every check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Whole<'a> {
+    /// The time, in its one spelling.
+    pub(crate) at: &'a [u8],
+    pub(crate) id: Option<&'a str>,
+    pub(crate) kind: &'a str,
+    pub(crate) payload: &'a [u8],
+    pub(crate) more: bool,
+    /// Bytes of the line, line feed included.
+    pub(crate) len: usize,
+    /// What the next line is checked against.
+    pub(crate) link: Link,
+}
+
+impl Whole<'_> {
+    pub(crate) fn time(&self) -> Timestamp {
+        Timestamp::parse_exact(self.at).unwrap_or_default()
+    }
+}
+
+/// What a line says besides its payload.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Draft<'a> {
+    /// The time, as [`Timestamp`] writes it.
+    pub(crate) at: &'a [u8; Timestamp::LEN],
+    pub(crate) id: Option<&'a str>,
+    pub(crate) kind: &'a str,
+    pub(crate) more: bool,
+}
+
+/// Adds a line to `out`: the head, then what `payload` adds, then the tail. Returns the link after it.
+///
+/// `before` is the link before the line; `synced` is the promise that it makes.
+pub(crate) fn encode_with<E>(
+    out: &mut Vec<u8>,
+    draft: Draft<'_>,
+    before: Link,
+    synced: u64,
+    payload: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
+) -> Result<Link, E> {
+    debug_assert!(before.synced <= synced && synced <= before.end && is_time(draft.at));
+    let start = out.len();
+    out.extend_from_slice(AT);
+    out.extend_from_slice(draft.at);
+    out.extend_from_slice(AFTER_AT);
+    if let Some(id) = draft.id {
+        out.extend_from_slice(ID);
+        out.extend_from_slice(id.as_bytes());
+        out.extend_from_slice(AFTER_AT);
+    }
+    out.extend_from_slice(draft.kind.as_bytes());
+    out.extend_from_slice(b"\":");
+    payload(out)?;
+    out.extend_from_slice(SYNCED);
+    out.extend_from_slice(&hex::<12>(synced));
+    out.push(b'"');
+    if draft.more {
+        out.extend_from_slice(MORE);
+    }
+    out.extend_from_slice(CRC);
+    let crc = chain(before.crc, &out[start..]);
+    out.extend_from_slice(&hex::<8>(crc.0.into()));
+    out.extend_from_slice(END);
+    Ok(Link { end: before.end + (out.len() - start) as u64, crc, synced })
+}
+
+/// [`encode_with`] for a payload that is there already.
+pub(crate) fn encode(out: &mut Vec<u8>, draft: Draft<'_>, before: Link, synced: u64, payload: &[u8]) -> Link {
+    let put = |out: &mut Vec<u8>| {
+        out.extend_from_slice(payload);
+        Ok::<(), std::convert::Infallible>(())
+    };
+    match encode_with(out, draft, before, synced, put) {
+        Ok(link) => link,
+        Err(never) => match never {},
+    }
+}
+
+/// Reads the line at the start of `bytes`, which `before` says how to check. Never panics.
+pub(crate) fn decode(bytes: &[u8], before: Link) -> Line<'_> {
+    let window = bytes.get(..MAX_LEN).unwrap_or(bytes);
+    let Some(at) = memchr::memchr(b'\n', window) else {
+        return if window.len() < bytes.len() || window.len() == MAX_LEN {
+            Line::Bad { why: "the line is longer than 1 GiB", len: window.len() }
+        } else {
+            Line::Torn
+        };
+    };
+    let line = &bytes[..=at];
+    match check(line, before) {
+        Ok(whole) => Line::Whole(whole),
+        Err(why) => Line::Bad { why, len: line.len() },
+    }
+}
+
+/// Checks the bytes of one line, its line feed included.
+fn check(line: &[u8], before: Link) -> Result<Whole<'_>, &'static str> {
+    let (body, crc) = split_crc(line)?;
+    let covered = &line[..line.len() - 8 - END.len()];
+    let (body, more) = match body.strip_suffix(MORE) {
+        Some(body) => (body, true),
+        None => (body, false),
+    };
+    let (body, synced) = split_synced(body).ok_or("the promise is misspelled")?;
+    let (at, rest) = split_time(body).ok_or("the time is misspelled")?;
+    let (id, rest) = split_id(rest).ok_or("the id is misspelled")?;
+    let (kind, payload) = split_kind(rest).ok_or("the kind is misspelled")?;
+    if chain(before.crc, covered) != crc {
+        return Err("the checksum does not fit");
+    }
+    if synced > before.end {
+        return Err("the promise goes past its own line");
+    }
+    if synced < before.synced {
+        return Err("the promise is less than the one before");
+    }
+    if id.is_some() && kind != kind::DATA {
+        return Err("a control record has an id");
+    }
+    let link = Link { end: before.end + line.len() as u64, crc, synced };
+    Ok(Whole { at, id, kind, payload, more, len: line.len(), link })
+}
+
+/// Divides a line into what stands before its checksum member, and the checksum.
+fn split_crc(line: &[u8]) -> Result<(&[u8], Crc), &'static str> {
+    let rest = line.strip_suffix(END).ok_or_else(|| foreign(line))?;
+    let (rest, digits) = rest.split_last_chunk::<8>().ok_or("the line is too short")?;
+    let crc = unhex(digits).and_then(|crc| u32::try_from(crc).ok()).ok_or("the checksum is misspelled")?;
+    let body = rest.strip_suffix(CRC).ok_or("the checksum is misspelled")?;
+    if line.len() < MIN_LEN {
+        return Err("the line is too short");
+    }
+    Ok((body, Crc(crc)))
+}
+
+/// Says what seems to have happened to a line that does not end as lines do.
+fn foreign(line: &[u8]) -> &'static str {
+    if line.ends_with(b"\r\n") {
+        "line ends with CR LF: another program rewrote this file"
+    } else if line.starts_with(b"\xEF\xBB\xBF") {
+        "starts with a byte-order mark: another program rewrote this file"
+    } else if line.first() == Some(&0) {
+        "NUL bytes where a line should start"
+    } else {
+        "the line does not end in a checksum"
+    }
+}
+
+fn split_synced(body: &[u8]) -> Option<(&[u8], u64)> {
+    let (rest, digits) = body.strip_suffix(b"\"")?.split_last_chunk::<12>()?;
+    Some((rest.strip_suffix(SYNCED)?, unhex(digits)?))
+}
+
+fn split_time(body: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (at, rest) = body.strip_prefix(AT)?.split_at_checked(Timestamp::LEN)?;
+    Some((at, rest.strip_prefix(AFTER_AT).filter(|_| is_time(at))?))
+}
+
+fn split_id(rest: &[u8]) -> Option<(Option<&str>, &[u8])> {
+    let Some(from) = rest.strip_prefix(ID) else { return Some((None, rest)) };
+    let (id, rest) = from.split_at_checked(memchr::memchr(b'"', from)?)?;
+    let fits = (1..=crate::RecordId::MAX_LEN).contains(&id.len())
+        && id.iter().all(|c| (b' '..=b'~').contains(c) && *c != b'\\');
+    let id = std::str::from_utf8(id).ok().filter(|_| fits)?;
+    Some((Some(id), rest.strip_prefix(AFTER_AT)?))
+}
+
+/// Divides what follows the time and id into kind and payload.
+fn split_kind(rest: &[u8]) -> Option<(&str, &[u8])> {
+    if let Some(payload) = rest.strip_prefix(b"data\":") {
+        return Some((kind::DATA, trimmed(payload)?));
+    }
+    let (kind, payload) = rest.split_at_checked(memchr::memchr(b'"', rest.get(..17).unwrap_or(rest))?)?;
+    let letters = !kind.is_empty() && kind.iter().all(u8::is_ascii_lowercase) && kind != b"id";
+    let kind = std::str::from_utf8(kind).ok().filter(|_| letters)?;
+    Some((kind, trimmed(payload.strip_prefix(b"\":")?)?))
+}
+
+/// The payload, if it is not empty and has no white space around it.
+fn trimmed(payload: &[u8]) -> Option<&[u8]> {
+    match (payload.first(), payload.last()) {
+        (Some(first), Some(last)) if *first > b' ' && *last > b' ' => Some(payload),
+        _ => None,
+    }
+}
+
+/// The crc of a line whose predecessor's is `before`.
+fn chain(before: Crc, covered: &[u8]) -> Crc {
+    let mut hasher = crc32fast::Hasher::new_with_initial(before.0);
+    hasher.update(covered);
+    Crc(hasher.finalize())
+}
+
+/// The crc that stands just before a line, given the 11 bytes there.
+pub(crate) fn seed(before: &[u8]) -> Option<Crc> {
+    let digits = before.strip_suffix(END)?.last_chunk::<8>()?;
+    unhex(digits).and_then(|crc| u32::try_from(crc).ok()).map(Crc)
+}
+
+/// CRC-32 of bytes that belong to no chain.
+pub(crate) fn crc32(bytes: &[u8]) -> Crc {
+    chain(Crc(0), bytes)
+}
+
+pub(crate) fn hex<const N: usize>(mut value: u64) -> [u8; N] {
+    const DIGITS: [u8; 16] = *b"0123456789abcdef";
+    let mut text = [b'0'; N];
+    for place in text.iter_mut().rev() {
+        *place = DIGITS[(value & 15) as usize];
+        value >>= 4;
+    }
+    text
+}
+
+/// Reads lower-case hexadecimal digits.
+fn unhex(digits: &[u8]) -> Option<u64> {
+    let mut value = 0;
+    for &c in digits {
+        let digit = match c {
+            b'0'..=b'9' => c - b'0',
+            b'a'..=b'f' => c - b'a' + 10,
+            _ => return None,
+        };
+        value = value << 4 | u64::from(digit);
+    }
+    Some(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const AT: &[u8; 24] = b"2026-11-21T01:29:42.123Z";
+
+    fn data<'a>(id: Option<&'a str>, more: bool) -> Draft<'a> {
+        Draft { at: AT, id, kind: kind::DATA, more }
+    }
+
+    fn start() -> Link {
+        Link { end: 1_000_000, crc: Crc(0x1234_5678), synced: 1000 }
+    }
+
+    fn sample() -> (Vec<u8>, Link) {
+        let mut out = Vec::new();
+        let link = encode(&mut out, data(Some("msg-1"), true), start(), 999_999, b"{\"type\":\"user\"}");
+        (out, link)
+    }
+
+    #[test]
+    fn a_line_has_exactly_these_bytes() {
+        let (line, _) = sample();
+        let text = std::str::from_utf8(&line).expect("text");
+        let fixed = concat!(
+            r#"{"at":"2026-11-21T01:29:42.123Z","id":"msg-1","data":{"type":"user"},"#,
+            r#""synced":"0000000f423f","more":1,"crc":""#,
+        );
+        let crc = crc32fast::Hasher::new_with_initial(0x1234_5678);
+        let crc = [crc].map(|mut crc| {
+            crc.update(fixed.as_bytes());
+            crc.finalize()
+        });
+        assert_eq!(text, format!("{fixed}{:08x}\"}}\n", crc[0]));
+    }
+
+    #[test]
+    fn a_line_reads_back() {
+        let (line, link) = sample();
+        let Line::Whole(whole) = decode(&line, start()) else { panic!("not whole") };
+        assert_eq!((whole.id, whole.kind, whole.more), (Some("msg-1"), "data", true));
+        assert_eq!((whole.payload, whole.at, whole.link), (&b"{\"type\":\"user\"}"[..], &AT[..], link));
+        assert_eq!(link.end, start().end + line.len() as u64);
+        assert_eq!(seed(&line), Some(link.crc));
+    }
+
+    #[test]
+    fn every_cut_is_torn() {
+        let (line, _) = sample();
+        for len in 0..line.len() {
+            assert_eq!(decode(&line[..len], start()), Line::Torn, "{len}");
+        }
+    }
+
+    #[test]
+    fn every_bit_flip_is_found() {
+        let (line, _) = sample();
+        for bit in 0..line.len() * 8 {
+            let mut bytes = line.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert!(!matches!(decode(&bytes, start()), Line::Whole(_)), "bit {bit} of byte {}", bit / 8);
+        }
+    }
+
+    #[test]
+    fn other_spellings_are_bad_though_their_checksum_fits() {
+        let (line, _) = sample();
+        let text = String::from_utf8(line).expect("text");
+        let body = text.split_at(text.len() - 11).0;
+        let changes = [
+            ("0000000f423f", "0000000F423F"),
+            ("0000000f423f", "000000f42410"), // past its own line
+            ("0000000f423f", "000000000001"), // less than the one before
+            ("0000000f423f", "00000000f423f"),
+            ("\"more\":1", "\"more\":2"),
+            ("\"more\":1", "\"more\": 1"),
+            ("\"msg-1\"", "\"\""),
+            ("\"msg-1\"", "\"m\\u0041\""),
+            ("\"data\"", "\"Data\""),
+            ("\"data\"", "\"meta\""), // with an id
+            ("\"data\"", "\"\""),
+            ("\"data\":{", "\"data\": {"),
+            ("\"user\"}", "\"user\"} "),
+            ("11-21", "11-31"),
+            ("{\"at\"", "{ \"at\""),
+            ("{\"at\"", "\u{feff}{\"at\""),
+        ];
+        for (from, to) in changes {
+            let changed = body.replacen(from, to, 1);
+            assert_ne!(changed, body);
+            let crc = chain(start().crc, changed.as_bytes());
+            let line = format!("{changed}{crc}\"}}\n");
+            assert!(matches!(decode(line.as_bytes(), start()), Line::Bad { .. }), "{from} -> {to}");
+        }
+    }
+
+    #[test]
+    fn rewritten_files_are_named_as_such() {
+        let (line, _) = sample();
+        let why = |bytes: &[u8]| match decode(bytes, start()) {
+            Line::Bad { why, .. } => why,
+            other => panic!("{other:?}"),
+        };
+        let crlf = [&line[..line.len() - 1], b"\r\n"].concat();
+        assert!(why(&crlf).contains("CR LF"));
+        assert!(why(b"\xEF\xBB\xBFhello\n").contains("byte-order mark"));
+        assert!(why(b"\0\0\0\n").contains("NUL"));
+        assert!(why(b"{\"type\":\"user\"}\n").contains("does not end"));
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_the_bytes_hold_nothing_panics(bytes: Vec<u8>, crc: u32, end: u64) {
+            let before = Link { end: end >> 1, crc: Crc(crc), synced: 0 };
+            decode(&bytes, before);
+            decode(&[&bytes[..], b"\"}\n"].concat(), before);
+        }
+
+        #[test]
+        fn lines_divide_as_they_were_put_together(
+            id in proptest::option::of("[ !#-\\[\\]-~]{1,128}"),
+            more: bool,
+            payload in "[!-~]{1,300}",
+            crc: u32,
+        ) {
+            let before = Link { end: 77, crc: Crc(crc), synced: 5 };
+            let mut out = Vec::new();
+            let link = encode(&mut out, data(id.as_deref(), more), before, 77, payload.as_bytes());
+            let Line::Whole(whole) = decode(&out, before) else { panic!("not whole") };
+            prop_assert_eq!(whole.id, id.as_deref());
+            prop_assert_eq!((whole.more, whole.payload, whole.link), (more, payload.as_bytes(), link));
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! Bytes to values and back: the code beside FORMAT.md.
+//!
+//! Nothing here opens a file, and nothing panics, whatever the bytes hold. What to do about a bad byte is the caller's
+//! business.
+
+pub(crate) mod control;
+pub(crate) mod json;
+pub(crate) mod line;
+pub(crate) mod name;
+
+/// The format that this version writes.
+pub(crate) const VERSION: u32 = 1;

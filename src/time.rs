@@ -1,0 +1,208 @@
+//! Times with millisecond precision, and the seam through which the engine gets clock and randomness.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use jiff::tz::TimeZone;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Named};
+
+/// A moment: milliseconds since 1970-01-01T00:00:00Z, from year 0000 to year 9999.
+///
+/// Written as `2026-11-21T01:29:42.123Z`. [`FromStr`] takes every RFC 3339 time and drops what is finer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp(i64);
+
+/// 0000-01-01T00:00:00.000Z
+const MIN_MS: i64 = -62_167_219_200_000;
+/// 9999-12-31T23:59:59.999Z
+const MAX_MS: i64 = 253_402_300_799_999;
+
+impl Timestamp {
+    /// Bytes of a time as text.
+    pub const LEN: usize = 24;
+
+    /// The moment `ms` milliseconds after 1970 began, moved to the nearest end of the range where it is outside.
+    #[must_use]
+    pub fn from_millis(ms: i64) -> Self {
+        Self(ms.clamp(MIN_MS, MAX_MS))
+    }
+
+    /// Milliseconds since 1970 began.
+    #[must_use]
+    pub const fn as_millis(self) -> i64 {
+        self.0
+    }
+
+    /// The first 19 bytes of its text, which are the same for a whole second.
+    pub(crate) fn write_second(self) -> [u8; 19] {
+        let second = self.0.div_euclid(1000);
+        let civil = jiff::Timestamp::from_second(second).map(|at| TimeZone::UTC.to_datetime(at)).unwrap_or_default();
+        let mut text = *b"0000-00-00T00:00:00";
+        let fields: [(usize, i64); 6] = [
+            (4, civil.year().into()),
+            (7, civil.month().into()),
+            (10, civil.day().into()),
+            (13, civil.hour().into()),
+            (16, civil.minute().into()),
+            (19, civil.second().into()),
+        ];
+        for (end, mut value) in fields {
+            for place in text[..end].iter_mut().rev().take_while(|c| c.is_ascii_digit()) {
+                *place = digit(value % 10);
+                value /= 10;
+            }
+        }
+        text
+    }
+
+    /// The milliseconds of its second, 0 to 999.
+    pub(crate) fn millis_of_second(self) -> u16 {
+        u16::try_from(self.0.rem_euclid(1000)).unwrap_or_default()
+    }
+
+    /// Reads exactly what [`fmt::Display`] writes.
+    pub(crate) fn parse_exact(text: &[u8]) -> Option<Self> {
+        if !is_time(text) {
+            return None;
+        }
+        std::str::from_utf8(text).ok()?.parse().ok()
+    }
+}
+
+fn digit(value: i64) -> u8 {
+    b'0' + u8::try_from(value.rem_euclid(10)).unwrap_or_default()
+}
+
+/// Whether `text` is a time in the one spelling that lines use.
+pub(crate) fn is_time(text: &[u8]) -> bool {
+    let Ok(text) = <&[u8; Timestamp::LEN]>::try_from(text) else { return false };
+    let shape = text.iter().zip(b"0000-00-00T00:00:00.000Z").all(|(&c, &shape)| match shape {
+        b'0' => c.is_ascii_digit(),
+        mark => c == mark,
+    });
+    let two = |at: usize| (text[at] & 15) * 10 + (text[at + 1] & 15);
+    shape
+        && (1..=12).contains(&two(5))
+        && (1..=days(u16::from(two(0)) * 100 + u16::from(two(2)), two(5))).contains(&two(8))
+        && two(11) <= 23
+        && two(14) <= 59
+        && two(17) <= 59
+}
+
+/// Days of a month in the Gregorian calendar.
+fn days(year: u16, month: u8) -> u8 {
+    let leap = year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
+    match month {
+        2 if leap => 29,
+        2 => 28,
+        4 | 6 | 9 | 11 => 30,
+        _ => 31,
+    }
+}
+
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let second = self.write_second();
+        write!(f, "{}.{:03}Z", std::str::from_utf8(&second).unwrap_or_default(), self.millis_of_second())
+    }
+}
+
+impl FromStr for Timestamp {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let why = "a time is written like 2026-11-21T01:29:42Z";
+        let at: jiff::Timestamp = text.parse().map_err(|_| Error::bad_name(Named::Time, text, why))?;
+        // Whole milliseconds towards the past, so that the text of a parsed time is a prefix of what was given.
+        Ok(Self::from_millis(i64::try_from(at.as_nanosecond().div_euclid(1_000_000)).unwrap_or_default()))
+    }
+}
+
+impl Serialize for Timestamp {
+    fn serialize<S: serde::Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
+        out.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Timestamp {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        std::borrow::Cow::<str>::deserialize(from)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// Where the engine gets the time and random bits from, so that tests can replay a run.
+pub trait Env: fmt::Debug + Send + Sync {
+    /// The time now.
+    fn now(&self) -> Timestamp;
+    /// 128 bits that nobody can guess and that never come twice.
+    fn random(&self) -> [u8; 16];
+}
+
+/// The operating system's clock and randomness.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OsEnv;
+
+impl Env for OsEnv {
+    fn now(&self) -> Timestamp {
+        let ms = match SystemTime::now().duration_since(UNIX_EPOCH) {
+            Ok(after) => i64::try_from(after.as_millis()).unwrap_or(i64::MAX),
+            Err(before) => i64::try_from(before.duration().as_millis()).map_or(i64::MIN, |ms| -ms),
+        };
+        Timestamp::from_millis(ms)
+    }
+
+    /// # Panics
+    ///
+    /// When the operating system has no randomness to give, which a running Linux, macOS or Windows always has.
+    #[expect(clippy::expect_used, reason = "a uid that is not random would let two files be taken for one")]
+    fn random(&self) -> [u8; 16] {
+        let mut bits = [0; 16];
+        getrandom::fill(&mut bits).expect("the operating system gives random bits");
+        bits
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_reads_back_as_it_was_written() {
+        for ms in [MIN_MS, MAX_MS, 0, -1, 999, 1_763_688_582_123, 951_782_400_000] {
+            let at = Timestamp::from_millis(ms);
+            let text = at.to_string();
+            assert!(is_time(text.as_bytes()), "{text}");
+            assert_eq!(Timestamp::parse_exact(text.as_bytes()), Some(at), "{text}");
+        }
+        assert_eq!(Timestamp::from_millis(1_763_688_582_123).to_string(), "2025-11-21T01:29:42.123Z");
+    }
+
+    #[test]
+    fn other_spellings_are_refused() {
+        for bad in [
+            "2025-02-29T00:00:00.000Z",
+            "1900-02-29T00:00:00.000Z",
+            "2025-13-01T00:00:00.000Z",
+            "2025-00-01T00:00:00.000Z",
+            "2025-01-00T00:00:00.000Z",
+            "2025-01-01T24:00:00.000Z",
+            "2025-01-01T00:60:00.000Z",
+            "2025-01-01T00:00:60.000Z",
+            "2025-01-01t00:00:00.000Z",
+            "2025-01-01T00:00:00.000z",
+            "2025-01-01T00:00:00Z",
+        ] {
+            assert!(!is_time(bad.as_bytes()), "{bad}");
+        }
+        assert!(is_time(b"2024-02-29T00:00:00.000Z") && is_time(b"2000-02-29T00:00:00.000Z"));
+    }
+
+    #[test]
+    fn finer_times_are_cut_to_milliseconds() {
+        let at: Timestamp = "2025-11-21T01:29:42.1239+02:00".parse().expect("RFC 3339");
+        assert_eq!(at.to_string(), "2025-11-20T23:29:42.123Z");
+    }
+}
