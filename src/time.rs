@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Named};
 
-/// A moment: milliseconds since 1970-01-01T00:00:00Z, from year 0000 to year 9999.
+/// A moment: milliseconds since 1970-01-01T00:00:00Z, from year 0000 to the last days of year 9999.
 ///
 /// Written as `2026-11-21T01:29:42.123Z`. [`FromStr`] takes every RFC 3339 time and drops what is finer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -17,8 +17,8 @@ pub struct Timestamp(i64);
 
 /// 0000-01-01T00:00:00.000Z
 const MIN_MS: i64 = -62_167_219_200_000;
-/// 9999-12-31T23:59:59.999Z
-const MAX_MS: i64 = 253_402_300_799_999;
+/// 9999-12-30T21:59:59.999Z, the last whole second that the date-time library can hold in every zone.
+const MAX_MS: i64 = 253_402_207_199_999;
 
 impl Timestamp {
     /// Bytes of a time as text.
@@ -63,12 +63,10 @@ impl Timestamp {
         u16::try_from(self.0.rem_euclid(1000)).unwrap_or_default()
     }
 
-    /// Reads exactly what [`fmt::Display`] writes.
-    pub(crate) fn parse_exact(text: &[u8]) -> Option<Self> {
-        if !is_time(text) {
-            return None;
-        }
-        std::str::from_utf8(text).ok()?.parse().ok()
+    /// The time that `text` tells, which [`is_time`] has passed; the nearest one that can be held.
+    pub(crate) fn of_line(text: &[u8]) -> Self {
+        debug_assert!(is_time(text));
+        std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()).unwrap_or(Self(MAX_MS))
     }
 }
 
@@ -175,7 +173,7 @@ mod tests {
             let at = Timestamp::from_millis(ms);
             let text = at.to_string();
             assert!(is_time(text.as_bytes()), "{text}");
-            assert_eq!(Timestamp::parse_exact(text.as_bytes()), Some(at), "{text}");
+            assert_eq!(Timestamp::of_line(text.as_bytes()), at, "{text}");
         }
         assert_eq!(Timestamp::from_millis(1_763_688_582_123).to_string(), "2025-11-21T01:29:42.123Z");
     }

@@ -97,7 +97,7 @@ pub(crate) struct Whole<'a> {
 
 impl Whole<'_> {
     pub(crate) fn time(&self) -> Timestamp {
-        Timestamp::parse_exact(self.at).unwrap_or_default()
+        Timestamp::of_line(self.at)
     }
 }
 
@@ -177,7 +177,7 @@ pub(crate) fn decode(bytes: &[u8], before: Link) -> Line<'_> {
 }
 
 /// Checks the bytes of one line, its line feed included.
-fn check(line: &[u8], before: Link) -> Result<Whole<'_>, &'static str> {
+pub(crate) fn check(line: &[u8], before: Link) -> Result<Whole<'_>, &'static str> {
     let (body, crc) = split_crc(line)?;
     let covered = &line[..line.len() - 8 - END.len()];
     let (body, more) = match body.strip_suffix(MORE) {
@@ -204,12 +204,21 @@ fn check(line: &[u8], before: Link) -> Result<Whole<'_>, &'static str> {
     Ok(Whole { at, id, kind, payload, more, len: line.len(), link })
 }
 
+/// The payload of a header line whose checksum is not known yet, since the chain's start stands in the payload.
+pub(crate) fn header_payload(line: &[u8]) -> Option<&[u8]> {
+    let (body, _) = split_crc(line).ok()?;
+    let (body, _) = split_synced(body)?;
+    let (_, rest) = split_time(body)?;
+    let (kind, payload) = split_kind(rest)?;
+    (kind == kind::HEADER).then_some(payload)
+}
+
 /// Divides a line into what stands before its checksum member, and the checksum.
 fn split_crc(line: &[u8]) -> Result<(&[u8], Crc), &'static str> {
     let rest = line.strip_suffix(END).ok_or_else(|| foreign(line))?;
     let (rest, digits) = rest.split_last_chunk::<8>().ok_or("the line is too short")?;
+    let body = rest.strip_suffix(CRC).ok_or_else(|| foreign(line))?;
     let crc = unhex(digits).and_then(|crc| u32::try_from(crc).ok()).ok_or("the checksum is misspelled")?;
-    let body = rest.strip_suffix(CRC).ok_or("the checksum is misspelled")?;
     if line.len() < MIN_LEN {
         return Err("the line is too short");
     }
