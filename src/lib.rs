@@ -4,6 +4,7 @@ pub mod disk;
 mod error;
 mod format;
 mod ids;
+mod log;
 mod time;
 
 pub use error::{Error, Kind, Named, Result};

@@ -100,9 +100,6 @@ pub(crate) struct StoreHeader {
     pub(crate) uid: Uid,
 }
 
-/// The payload of `xclose`.
-pub(crate) const CLOSE: &[u8] = b"{}";
-
 /// Reads a control payload; `None` when it is not exactly what [`encode`] writes for some value.
 pub(crate) fn decode<T: DeserializeOwned + Serialize>(payload: &[u8]) -> Option<T> {
     let value: T = serde_json::from_slice(payload).ok()?;

@@ -39,6 +39,9 @@ pub(crate) mod kind {
     pub(crate) const REPAIR: &str = "repair";
     pub(crate) const CLOSE: &str = "xclose";
     pub(crate) const STORE: &str = "store";
+
+    /// Kinds that are never followed by more of a batch.
+    pub(super) const ALONE: [&str; 7] = [HEADER, REWIND, UNDO, REDO, REPAIR, CLOSE, STORE];
 }
 
 /// What is known of a file up to the end of some line, and what the next line is checked against.
@@ -200,6 +203,9 @@ pub(crate) fn check(line: &[u8], before: Link) -> Result<Whole<'_>, &'static str
     if id.is_some() && kind != kind::DATA {
         return Err("a control record has an id");
     }
+    if more && kind::ALONE.contains(&kind) {
+        return Err("a record that stands alone is marked as part of a batch");
+    }
     let link = Link { end: before.end + line.len() as u64, crc, synced };
     Ok(Whole { at, id, kind, payload, more, len: line.len(), link })
 }
@@ -260,20 +266,13 @@ fn split_id(rest: &[u8]) -> Option<(Option<&str>, &[u8])> {
 /// Divides what follows the time and id into kind and payload.
 fn split_kind(rest: &[u8]) -> Option<(&str, &[u8])> {
     if let Some(payload) = rest.strip_prefix(b"data\":") {
-        return Some((kind::DATA, trimmed(payload)?));
+        return Some((kind::DATA, payload)).filter(|_| !payload.is_empty());
     }
     let (kind, payload) = rest.split_at_checked(memchr::memchr(b'"', rest.get(..17).unwrap_or(rest))?)?;
     let letters = !kind.is_empty() && kind.iter().all(u8::is_ascii_lowercase) && kind != b"id";
     let kind = std::str::from_utf8(kind).ok().filter(|_| letters)?;
-    Some((kind, trimmed(payload.strip_prefix(b"\":")?)?))
-}
-
-/// The payload, if it is not empty and has no white space around it.
-fn trimmed(payload: &[u8]) -> Option<&[u8]> {
-    match (payload.first(), payload.last()) {
-        (Some(first), Some(last)) if *first > b' ' && *last > b' ' => Some(payload),
-        _ => None,
-    }
+    let payload = payload.strip_prefix(b"\":")?;
+    Some((kind, payload)).filter(|_| !payload.is_empty())
 }
 
 /// The crc of a line whose predecessor's is `before`.
@@ -281,6 +280,24 @@ fn chain(before: Crc, covered: &[u8]) -> Crc {
     let mut hasher = crc32fast::Hasher::new_with_initial(before.0);
     hasher.update(covered);
     Crc(hasher.finalize())
+}
+
+/// Checks an `xclose` by the value in its own payload, for when what stands before it is damaged.
+pub(crate) fn check_close(line: &[u8], start: u64) -> Option<Whole<'_>> {
+    let chain = line.windows(CLOSE_HEAD.len()).take(64).position(|part| part == CLOSE_HEAD)? + CLOSE_HEAD.len();
+    let digits = line.get(chain..chain + 8)?;
+    let crc = Crc(u32::try_from(unhex(digits)?).ok()?);
+    let whole = check(line, Link::alone(start, crc)).ok()?;
+    (whole.kind == kind::CLOSE && whole.payload == close_payload(crc)).then_some(whole)
+}
+
+const CLOSE_HEAD: &[u8] = b"\"xclose\":{\"chain\":\"";
+
+/// The payload of an `xclose` whose predecessor has `crc`.
+pub(crate) fn close_payload(crc: Crc) -> [u8; 20] {
+    let mut payload = *b"{\"chain\":\"00000000\"}";
+    payload[10..18].copy_from_slice(&hex::<8>(crc.0.into()));
+    payload
 }
 
 /// The crc that stands just before a line, given the 11 bytes there.
@@ -401,8 +418,8 @@ mod tests {
             ("\"data\"", "\"Data\""),
             ("\"data\"", "\"meta\""), // with an id
             ("\"data\"", "\"\""),
-            ("\"data\":{", "\"data\": {"),
-            ("\"user\"}", "\"user\"} "),
+            ("{\"type\":\"user\"}", ""),
+            ("\"data\":", "\"data\" :"),
             ("11-21", "11-31"),
             ("{\"at\"", "{ \"at\""),
             ("{\"at\"", "\u{feff}{\"at\""),

@@ -1,0 +1,5 @@
+//! One transcript file: reading it from either side, finding its end, and appending to it.
+
+pub(crate) mod back;
+pub(crate) mod ends;
+pub(crate) mod scan;

@@ -1,0 +1,141 @@
+//! Lines of a file from front to back, through one reused buffer.
+
+use std::io;
+
+use crate::disk::File;
+use crate::format::line::{self, Link, Whole};
+
+/// Bytes read at once.
+const CHUNK: usize = 256 << 10;
+
+/// Reads the lines of `[link.end, to)` in order and verifies the chain.
+pub(crate) struct Scanner<'f> {
+    file: &'f dyn File,
+    /// What the next line is checked against; `link.end` is where it starts.
+    link: Link,
+    to: u64,
+    buf: Vec<u8>,
+    /// The unread part of `buf`, which holds the file's bytes from `link.end` on.
+    ///
+    /// Invariant: `lo <= hi <= buf.len()`.
+    lo: usize,
+    hi: usize,
+}
+
+/// What a scanner found next.
+pub(crate) enum Step<'a> {
+    /// A whole line that starts at `.0`.
+    Line(u64, Whole<'a>),
+    /// `to` was reached, just after a line.
+    End,
+    /// The bytes at the scanner's place are no line.
+    Stop(Stop),
+}
+
+/// Why a scanner went no further.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stop {
+    /// No line feed up to `to`.
+    Torn,
+    /// A line that fails this check; its length, line feed included.
+    Bad(&'static str, u64),
+}
+
+impl Stop {
+    /// The reason, for an error.
+    pub(crate) fn why(self) -> &'static str {
+        match self {
+            Self::Torn => "the last line has no end",
+            Self::Bad(why, _) => why,
+        }
+    }
+}
+
+impl<'f> Scanner<'f> {
+    /// Starts after the line that `link` tells of. Bytes from `to` on are not looked at.
+    pub(crate) fn new(file: &'f dyn File, link: Link, to: u64) -> Self {
+        Self::with_buffer(file, link, to, Vec::new())
+    }
+
+    /// [`Scanner::new`] with a buffer that [`Scanner::into_buffer`] gave back.
+    pub(crate) fn with_buffer(file: &'f dyn File, link: Link, to: u64, buf: Vec<u8>) -> Self {
+        Self { file, link, to, buf, lo: 0, hi: 0 }
+    }
+
+    pub(crate) fn into_buffer(self) -> Vec<u8> {
+        self.buf
+    }
+
+    /// The link after the last line that was returned.
+    pub(crate) fn link(&self) -> Link {
+        self.link
+    }
+
+    /// Goes on at `link`, somewhere else in the file.
+    pub(crate) fn seek(&mut self, link: Link) {
+        let skip = link.end.checked_sub(self.link.end).and_then(|skip| usize::try_from(skip).ok());
+        match skip.filter(|skip| *skip <= self.hi - self.lo) {
+            Some(skip) => self.lo += skip,
+            None => (self.lo, self.hi) = (0, 0),
+        }
+        self.link = link;
+    }
+
+    /// Reads and checks the next line.
+    pub(crate) fn next(&mut self) -> io::Result<Step<'_>> {
+        let start = self.link.end;
+        if start >= self.to {
+            return Ok(Step::End);
+        }
+        let Some(len) = self.fill_line()? else { return Ok(Step::Stop(self.no_line())) };
+        let line = &self.buf[self.lo..self.lo + len];
+        match line::check(line, self.link) {
+            Ok(whole) => {
+                self.lo += len;
+                self.link = whole.link;
+                Ok(Step::Line(start, whole))
+            }
+            Err(why) => Ok(Step::Stop(Stop::Bad(why, len as u64))),
+        }
+    }
+
+    fn no_line(&self) -> Stop {
+        if self.hi - self.lo >= line::MAX_LEN {
+            Stop::Bad("the line is longer than 1 GiB", line::MAX_LEN as u64)
+        } else {
+            Stop::Torn
+        }
+    }
+
+    /// Makes a whole line stand at `lo` and returns its length, or `None` when there is none before `to`.
+    fn fill_line(&mut self) -> io::Result<Option<usize>> {
+        let mut searched = 0;
+        loop {
+            let unread = &self.buf[self.lo..self.hi];
+            if let Some(at) = memchr::memchr(b'\n', &unread[searched..]) {
+                return Ok(Some(searched + at + 1).filter(|len| *len <= line::MAX_LEN));
+            }
+            searched = unread.len();
+            if searched >= line::MAX_LEN || !self.fill()? {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Reads more of the file behind what is unread. False when there is no more.
+    fn fill(&mut self) -> io::Result<bool> {
+        let unread = self.hi - self.lo;
+        self.buf.copy_within(self.lo..self.hi, 0);
+        (self.lo, self.hi) = (0, unread);
+        // Twice the line's part that is known: a long line is read in few steps and copied few times.
+        let room = unread.max(CHUNK);
+        let from = self.link.end + unread as u64;
+        let want = usize::try_from(self.to.saturating_sub(from)).unwrap_or(usize::MAX).min(room);
+        if self.buf.len() < unread + want {
+            self.buf.resize(unread + want, 0);
+        }
+        let got = self.file.read_at(&mut self.buf[unread..unread + want], from)?;
+        self.hi += got;
+        Ok(got > 0)
+    }
+}
