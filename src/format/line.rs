@@ -283,12 +283,15 @@ fn chain(before: Crc, covered: &[u8]) -> Crc {
 }
 
 /// Checks an `xclose` by the value in its own payload, for when what stands before it is damaged.
-pub(crate) fn check_close(line: &[u8], start: u64) -> Option<Whole<'_>> {
+///
+/// Returns the link that it verifies with.
+pub(crate) fn check_close(line: &[u8], start: u64) -> Option<Link> {
     let chain = line.windows(CLOSE_HEAD.len()).take(64).position(|part| part == CLOSE_HEAD)? + CLOSE_HEAD.len();
     let digits = line.get(chain..chain + 8)?;
     let crc = Crc(u32::try_from(unhex(digits)?).ok()?);
-    let whole = check(line, Link::alone(start, crc)).ok()?;
-    (whole.kind == kind::CLOSE && whole.payload == close_payload(crc)).then_some(whole)
+    let link = Link::alone(start, crc);
+    let whole = check(line, link).ok()?;
+    (whole.kind == kind::CLOSE && whole.payload == close_payload(crc)).then_some(link)
 }
 
 const CLOSE_HEAD: &[u8] = b"\"xclose\":{\"chain\":\"";

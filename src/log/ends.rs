@@ -6,6 +6,7 @@ use super::back::{Back, BackScanner};
 use super::scan::{Scanner, Step, Stop};
 use crate::disk::File;
 use crate::error::{Error, Result};
+use crate::format::control::{self, Gap, Repair};
 use crate::format::line::{self, Link, SEED_BACK, Whole, kind};
 
 /// The end of a transcript.
@@ -25,7 +26,15 @@ pub(crate) struct Ends {
     pub(crate) closed: bool,
 }
 
-/// Finds the end of `file`, reading lines from `from` on, and shows every line that counts to `visit`, in order.
+/// Something that counts, on the way to the end.
+pub(crate) enum Seen<'a> {
+    /// A line that starts at `.0`.
+    Line(u64, &'a Whole<'a>),
+    /// A range that a repair gave up.
+    Gap(Gap),
+}
+
+/// Finds the end of `file`, reading lines from `from` on, and shows everything that counts to `visit`, in order.
 ///
 /// `from` must be after a line that is known to be good and not inside a batch. Cost: one read of what follows `from`, two of
 /// batches that nobody promised.
@@ -37,57 +46,83 @@ pub(crate) fn find(
     file: &dyn File,
     path: &Path,
     from: Link,
-    mut visit: impl FnMut(u64, &Whole<'_>) -> Result<()>,
+    mut visit: impl FnMut(Seen<'_>) -> Result<()>,
 ) -> Result<Ends> {
     let io = |source| Error::io("read", path, source);
-    let len = file.len().map_err(io)?;
-    let early = promise_at_end(file, from, len).map_err(io)?;
-    let mut scanner = Scanner::new(file, from, len);
-    let mut state = Ends { link: from, promise: from.synced, doubtful: from.end, len, padding: false, closed: false };
+    let mut ends = Ends { link: from, promise: from.synced, doubtful: from.end, len: 0, padding: true, closed: false };
+    let mut suspect = None;
+    loop {
+        ends.len = file.len().map_err(io)?;
+        let Some(why) = go_on(file, path, &mut ends, &mut visit)? else { break };
+        let end = ends.link.end;
+        let promise = ends.promise.max(promise_after(file, end, ends.len).map_err(io)?);
+        if promise <= end {
+            ends.promise = promise;
+            break;
+        }
+        // A writer may have finished this line after it was read and before the promise was. What is bad twice is bad.
+        if suspect == Some(end) {
+            return Err(Error::corrupt(path, end, why));
+        }
+        suspect = Some(end);
+    }
+    ends.promise = ends.promise.min(ends.link.end);
+    Ok(ends)
+}
+
+/// Reads on from `ends` as far as lines are good. Returns why it stopped before the file's length, padding aside.
+fn go_on(
+    file: &dyn File,
+    path: &Path,
+    ends: &mut Ends,
+    visit: &mut impl FnMut(Seen<'_>) -> Result<()>,
+) -> Result<Option<&'static str>> {
+    let io = |source| Error::io("read", path, source);
+    let early = promise_at_end(file, ends.link, ends.len).map_err(io)?;
+    let mut scanner = Scanner::new(file, ends.link, ends.len);
     // Lines before this place are known to be in complete batches.
-    let mut complete = from.end.max(early);
-    let stop = loop {
+    let mut complete = early;
+    loop {
         match scanner.next().map_err(io)? {
-            Step::End => break None,
-            Step::Stop(stop) => break Some(stop),
+            Step::End => {
+                ends.padding = true;
+                return Ok(None);
+            }
+            Step::Stop(stop) => {
+                ends.closed = false;
+                ends.padding = only_spaces(file, ends.link.end, ends.len).map_err(io)?;
+                if ends.padding {
+                    return Ok(None);
+                }
+                let Some(gap) = gap_at(file, ends.link.end, ends.len).map_err(io)? else {
+                    return Ok(Some(stop.why()));
+                };
+                ends.link = Link { end: gap.to.get(), crc: gap.chain, synced: ends.link.synced };
+                scanner.seek(ends.link);
+                visit(Seen::Gap(gap))?;
+            }
             Step::Line(start, whole) => {
                 if whole.more && whole.link.end >= complete {
-                    match batch_end(file, whole.link, len).map_err(io)? {
+                    match batch_end(file, whole.link, ends.len).map_err(io)? {
                         Some(end) => complete = end,
-                        None => break batch_stop(file, path, start, len, early)?,
+                        None => {
+                            (ends.closed, ends.padding) = (false, false);
+                            return Ok(Some("a batch is not complete"));
+                        }
                     }
                 }
-                state.closed = !whole.more && whole.kind == kind::CLOSE && whole.link.synced == start;
-                state.promise = whole.link.synced;
-                visit(start, &whole)?;
-                state.link = whole.link;
-                if start < state.promise.max(early) {
-                    state.doubtful = start;
+                ends.closed = whole.kind == kind::CLOSE
+                    && whole.link.synced == start
+                    && whole.payload == line::close_payload(ends.link.crc);
+                ends.promise = whole.link.synced;
+                visit(Seen::Line(start, &whole))?;
+                ends.link = whole.link;
+                if ends.link.end <= ends.promise.max(early) {
+                    ends.doubtful = start;
                 }
             }
         }
-    };
-    let end = state.link.end;
-    state.padding = end == len || only_spaces(file, end, len).map_err(io)?;
-    state.closed &= end == len;
-    if let Some(stop) = stop.filter(|_| !state.padding) {
-        let promise = state.promise.max(promise_after(file, end, len).map_err(io)?);
-        if end < promise {
-            return Err(Error::corrupt(path, end, stop.why()));
-        }
-        state.promise = promise;
     }
-    state.promise = state.promise.min(end);
-    Ok(state)
-}
-
-/// What an incomplete batch at `start` is: a reason to stop, or damage.
-fn batch_stop(file: &dyn File, path: &Path, start: u64, len: u64, early: u64) -> Result<Option<Stop>> {
-    let io = |source| Error::io("read", path, source);
-    if start < early.max(promise_after(file, start, len).map_err(io)?) {
-        return Err(Error::corrupt(path, start, "a batch is not complete"));
-    }
-    Ok(Some(Stop::Torn))
 }
 
 /// The end of the batch that goes on at `link`, or `None` when it is not complete.
@@ -97,7 +132,11 @@ fn batch_end(file: &dyn File, link: Link, len: u64) -> std::io::Result<Option<u6
         match scanner.next()? {
             Step::Line(_, whole) if whole.more => {}
             Step::Line(_, whole) => return Ok(Some(whole.link.end)),
-            Step::End | Step::Stop(_) => return Ok(None),
+            Step::End => return Ok(None),
+            Step::Stop(_) => {
+                let end = scanner.link().end;
+                return Ok(gap_at(file, end, len)?.map(|_| end));
+            }
         }
     }
 }
@@ -108,6 +147,25 @@ fn promise_at_end(file: &dyn File, from: Link, len: u64) -> std::io::Result<u64>
         Back::Line(_, whole) => Ok(whole.link.synced),
         Back::Bad(..) | Back::End => Ok(0),
     }
+}
+
+/// The newest gap that was given up at `from`, if there is one.
+pub(crate) fn gap_at(file: &dyn File, from: u64, len: u64) -> std::io::Result<Option<Gap>> {
+    Ok(gaps_after(file, from, len)?.into_iter().rev().find(|gap| gap.from.get() == from))
+}
+
+/// All gaps that lines in `(from, len)` give up, oldest first.
+pub(crate) fn gaps_after(file: &dyn File, from: u64, len: u64) -> std::io::Result<Vec<Gap>> {
+    let mut found = Vec::new();
+    lone_lines(file, from, len, |start, whole| {
+        if whole.kind == kind::REPAIR {
+            let repair: Option<Repair> = control::decode(whole.payload);
+            let fits = |gap: &Gap| 0 < gap.from.get() && gap.from < gap.to && gap.to.get() <= start;
+            found.extend(repair.into_iter().flat_map(|repair| repair.gaps).filter(fits));
+        }
+        true
+    })?;
+    Ok(found)
 }
 
 /// The greatest promise among lines in `[from, len)` that verify alone.
@@ -133,8 +191,8 @@ pub(crate) fn lone_lines(
     let mut scanner = Scanner::new(file, Link::alone(at, crate::Crc(0)), len);
     while let Some(next) = skip_line(&mut scanner, at)? {
         at = next;
-        let Some(seed) = seed_before(file, at)? else { continue };
-        scanner.seek(Link::alone(at, seed));
+        let Some(link) = lone_link(file, &mut scanner, at)? else { continue };
+        scanner.seek(link);
         // Lines that follow a good one are in its chain: no need to find them one by one.
         loop {
             match scanner.next()? {
@@ -152,6 +210,15 @@ pub(crate) fn lone_lines(
     Ok(())
 }
 
+/// The link with which the line at `at` verifies alone, if it may: from the bytes before it, or from its own payload.
+fn lone_link(file: &dyn File, scanner: &mut Scanner<'_>, at: u64) -> std::io::Result<Option<Link>> {
+    scanner.seek(Link::alone(at, crate::Crc(0)));
+    if let Some(chain) = scanner.peek()?.and_then(|line| line::check_close(line, at)) {
+        return Ok(Some(chain));
+    }
+    Ok(seed_before(file, at)?.map(|seed| Link::alone(at, seed)))
+}
+
 /// Where the next line would start behind the one at `at`: behind the next line feed.
 fn skip_line(scanner: &mut Scanner<'_>, at: u64) -> std::io::Result<Option<u64>> {
     // A line that cannot fit its link is reported with its length, which is all that is wanted here.
@@ -164,7 +231,7 @@ fn skip_line(scanner: &mut Scanner<'_>, at: u64) -> std::io::Result<Option<u64>>
 }
 
 /// The crc in the bytes before `at`.
-pub(crate) fn seed_before(file: &dyn File, at: u64) -> std::io::Result<Option<crate::Crc>> {
+pub(super) fn seed_before(file: &dyn File, at: u64) -> std::io::Result<Option<crate::Crc>> {
     let mut bytes = [0; SEED_BACK as usize];
     let Some(from) = at.checked_sub(SEED_BACK) else { return Ok(None) };
     let got = file.read_at(&mut bytes, from)?;

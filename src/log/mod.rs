@@ -2,4 +2,6 @@
 
 pub(crate) mod back;
 pub(crate) mod ends;
+pub(crate) mod lineage;
 pub(crate) mod scan;
+pub(crate) mod transcript;

@@ -5,7 +5,8 @@ use std::io;
 use crate::disk::File;
 use crate::format::line::{self, Link, Whole};
 
-/// Bytes read at once.
+/// Bytes read at once: few at first, since often only one line is wanted, then more.
+const FIRST_CHUNK: usize = 8 << 10;
 const CHUNK: usize = 256 << 10;
 
 /// Reads the lines of `[link.end, to)` in order and verifies the chain.
@@ -20,6 +21,7 @@ pub(crate) struct Scanner<'f> {
     /// Invariant: `lo <= hi <= buf.len()`.
     lo: usize,
     hi: usize,
+    chunk: usize,
 }
 
 /// What a scanner found next.
@@ -59,7 +61,7 @@ impl<'f> Scanner<'f> {
 
     /// [`Scanner::new`] with a buffer that [`Scanner::into_buffer`] gave back.
     pub(crate) fn with_buffer(file: &'f dyn File, link: Link, to: u64, buf: Vec<u8>) -> Self {
-        Self { file, link, to, buf, lo: 0, hi: 0 }
+        Self { file, link, to, buf, lo: 0, hi: 0, chunk: FIRST_CHUNK }
     }
 
     pub(crate) fn into_buffer(self) -> Vec<u8> {
@@ -99,6 +101,12 @@ impl<'f> Scanner<'f> {
         }
     }
 
+    /// The bytes of the next line, unchecked, or `None` when there is no line feed.
+    pub(crate) fn peek(&mut self) -> io::Result<Option<&[u8]>> {
+        let len = if self.link.end < self.to { self.fill_line()? } else { None };
+        Ok(len.map(|len| &self.buf[self.lo..self.lo + len]))
+    }
+
     fn no_line(&self) -> Stop {
         if self.hi - self.lo >= line::MAX_LEN {
             Stop::Bad("the line is longer than 1 GiB", line::MAX_LEN as u64)
@@ -128,7 +136,8 @@ impl<'f> Scanner<'f> {
         self.buf.copy_within(self.lo..self.hi, 0);
         (self.lo, self.hi) = (0, unread);
         // Twice the line's part that is known: a long line is read in few steps and copied few times.
-        let room = unread.max(CHUNK);
+        let room = unread.max(self.chunk);
+        self.chunk = (self.chunk * 4).min(CHUNK);
         let from = self.link.end + unread as u64;
         let want = usize::try_from(self.to.saturating_sub(from)).unwrap_or(usize::MAX).min(room);
         if self.buf.len() < unread + want {

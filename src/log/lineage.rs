@@ -1,0 +1,258 @@
+//! What a reader sees: the extents of a view, through head moves and forks (FORMAT.md, section 5).
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::transcript::Transcript;
+use crate::MAX_LINEAGE;
+use crate::disk::{Disk, How};
+use crate::error::{Error, Result};
+use crate::format::control::Base;
+use crate::format::line::Link;
+use crate::format::name;
+use crate::ids::{Offset, Position, ProjectName, SessionId, SideName, Uid};
+
+/// Where things are in a store (FORMAT.md, section 1).
+#[derive(Clone, Debug)]
+pub(crate) struct Layout {
+    pub(crate) root: PathBuf,
+}
+
+impl Layout {
+    pub(crate) fn project(&self, project: &ProjectName) -> PathBuf {
+        self.root.join("projects").join(name::encode(project.as_str()))
+    }
+
+    pub(crate) fn session(&self, project: &ProjectName, session: &SessionId) -> PathBuf {
+        self.project(project).join(name::encode(session.as_str()))
+    }
+
+    pub(crate) fn grave(&self, main: Uid) -> PathBuf {
+        self.root.join("graves").join(main.to_string())
+    }
+
+    /// A transcript's path below its session's directory.
+    pub(crate) fn transcript(side: Option<&SideName>) -> PathBuf {
+        match side {
+            None => PathBuf::from("transcript.jsonl"),
+            Some(side) => Path::new("side").join(format!("{}.jsonl", name::encode(side.as_str()))),
+        }
+    }
+
+    /// The copy of an ancestor in a session's directory.
+    pub(crate) fn copy(session: &Path, uid: Uid) -> PathBuf {
+        session.join("lineage").join(format!("{uid}.jsonl"))
+    }
+}
+
+/// The session directory that a transcript's path is in.
+pub(crate) fn session_dir(transcript: &Path) -> PathBuf {
+    let parent = transcript.parent().unwrap_or(transcript);
+    match parent.file_name() {
+        Some(dir) if dir == "side" || dir == "lineage" => parent.parent().unwrap_or(parent).to_owned(),
+        _ => parent.to_owned(),
+    }
+}
+
+/// A transcript and its ancestors, nearest first, found as they are needed.
+pub(crate) struct Lineage<'d> {
+    disk: &'d dyn Disk,
+    layout: &'d Layout,
+    /// The file that was opened last, with its place in `chain`: a lineage of any length keeps two files open.
+    open: (usize, Transcript),
+    /// The first is the transcript itself.
+    ///
+    /// Invariant: never empty; each but the last has a base, whose file is the next.
+    chain: Vec<Arc<Ancestor>>,
+}
+
+/// One file of a lineage.
+#[derive(Debug)]
+pub(crate) struct Ancestor {
+    pub(crate) uid: Uid,
+    base: Option<Base>,
+    /// The most that is seen of the file: the end of the base that names it.
+    pub(crate) limit: Position,
+    /// Where it may be, in the order in which it is looked for.
+    places: Vec<PathBuf>,
+    /// The session directory in which it was found.
+    dir: PathBuf,
+    /// The first one of a lineage stays open.
+    held: Option<Transcript>,
+}
+
+impl Ancestor {
+    /// Opens the file, wherever it is by now.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Lineage`] when it is gone; what reading its first line may return.
+    pub(crate) fn open(&self, disk: &dyn Disk) -> Result<Transcript> {
+        if let Some(held) = &self.held {
+            return Ok(held.clone());
+        }
+        for path in &self.places {
+            let Some(found) = Transcript::open(disk, path, How::Read).or_else(skip_damaged)? else { continue };
+            if found.header.uid == self.uid && found.fits(&self.limit)? {
+                return Ok(found);
+            }
+        }
+        let path = self.places.last().cloned().unwrap_or_default();
+        Err(Error::Lineage { path, why: "the file that a fork was made from is gone or was cut" })
+    }
+}
+
+/// A part of one file.
+#[derive(Clone, Debug)]
+pub(crate) struct Extent {
+    pub(crate) source: Arc<Ancestor>,
+    /// After the header or head move that the extent begins behind.
+    pub(crate) from: Link,
+    pub(crate) to: u64,
+    /// Seq of the first data record at or after `from`.
+    pub(crate) first: u64,
+}
+
+/// The extents whose data records are the conversation, oldest first. Empty ones are left out.
+#[derive(Clone, Debug)]
+pub(crate) struct View {
+    pub(crate) extents: Vec<Extent>,
+    pub(crate) end: Position,
+}
+
+impl View {
+    /// Whether the line at `start` of file `uid` is in the view.
+    pub(crate) fn holds(&self, uid: Uid, start: u64) -> bool {
+        let inside = |extent: &Extent| extent.source.uid == uid && extent.from.end <= start && start < extent.to;
+        self.extents.iter().any(inside)
+    }
+}
+
+impl<'d> Lineage<'d> {
+    pub(crate) fn new(disk: &'d dyn Disk, layout: &'d Layout, own: &Transcript) -> Self {
+        let first = Ancestor {
+            uid: own.header.uid,
+            base: own.header.base.clone(),
+            limit: Position { offset: Offset::new(u64::MAX), ..own.position(&own.start()) },
+            places: Vec::new(),
+            dir: session_dir(&own.path),
+            held: Some(own.clone()),
+        };
+        Self { disk, layout, open: (0, own.clone()), chain: vec![Arc::new(first)] }
+    }
+
+    /// The view at `end`, which must be a position in this transcript or one of its ancestors.
+    ///
+    /// Cost: one hop, of a few reads, for every head move and fork on the way.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Corrupt`], [`Error::Lineage`], [`Error::Newer`], [`Error::Io`].
+    pub(crate) fn view(&mut self, end: Position) -> Result<View> {
+        let mut extents = Vec::new();
+        let (mut level, mut at) = (0, end);
+        loop {
+            level = self.find(level, &at)?;
+            let source = self.chain[level].clone();
+            let transcript = &self.open.1;
+            let (from, first, next) = if at.moved.get() == 0 {
+                let base = transcript.header.base.as_ref().map(|base| Position::from(base.at));
+                (transcript.first, base.map_or(0, |base| base.records), base)
+            } else {
+                let found = transcript.move_at(at.moved.get())?;
+                (found.link, found.to.records, Some(found.to))
+            };
+            if at.offset.get() < from.end {
+                return Err(transcript.corrupt(at.offset.get(), "a position lies before its own head move"));
+            }
+            if from.end < at.offset.get() {
+                extents.push(Extent { source: source.clone(), from, to: at.offset.get(), first });
+            }
+            match next {
+                Some(next) => at = next,
+                None => break,
+            }
+        }
+        extents.reverse();
+        Ok(View { extents, end })
+    }
+
+    /// Opens the file at or behind `level` that `at` lies in, and checks `at` in it.
+    fn find(&mut self, mut level: usize, at: &Position) -> Result<usize> {
+        while self.chain[level].uid != at.uid {
+            self.extend(level, at)?;
+            level += 1;
+        }
+        if self.open.0 != level {
+            self.open = (level, self.chain[level].open(self.disk)?);
+        }
+        let transcript = &self.open.1;
+        if at.offset > self.chain[level].limit.offset || !transcript.fits(at)? {
+            return Err(transcript.corrupt(at.offset.get(), "the file was cut and written again since"));
+        }
+        Ok(level)
+    }
+
+    /// Makes sure that the chain goes on behind `level`.
+    fn extend(&mut self, level: usize, wanted: &Position) -> Result<()> {
+        if level + 1 < self.chain.len() {
+            return Ok(());
+        }
+        let child = self.chain[level].clone();
+        let lineage = |why| Err(Error::Lineage { path: child.dir.clone(), why });
+        let Some(base) = &child.base else {
+            return Err(Error::corrupt(&child.dir, wanted.offset.get(), "a position names a file that is no ancestor"));
+        };
+        let limit = Position::from(base.at);
+        if level >= MAX_LINEAGE {
+            return lineage("it is too long");
+        }
+        if self.chain.iter().any(|seen| seen.uid == limit.uid) {
+            return lineage("it comes back to itself");
+        }
+        let places = self.places(&child.dir, base);
+        let mut next = Ancestor { uid: limit.uid, base: None, limit, places, dir: PathBuf::new(), held: None };
+        let found = next.open(self.disk)?;
+        next.base = found.header.base.clone();
+        next.dir = session_dir(&found.path);
+        self.open = (level + 1, found);
+        self.chain.push(Arc::new(next));
+        Ok(())
+    }
+
+    /// Where the file of `base` may be, in the order in which it is looked for.
+    fn places(&self, child: &Path, base: &Base) -> Vec<PathBuf> {
+        let uid = Position::from(base.at).uid;
+        let below = Layout::transcript(base.side.as_ref());
+        let mut places = vec![
+            Layout::copy(&self.chain[0].dir, uid),
+            Layout::copy(child, uid),
+            self.layout.session(&base.project, &base.session).join(&below),
+            self.layout.grave(base.main).join(&below),
+        ];
+        places.dedup();
+        places
+    }
+
+    /// Every ancestor, nearest first, the transcript itself left out.
+    ///
+    /// # Errors
+    ///
+    /// As [`Lineage::view`].
+    pub(crate) fn ancestors(&mut self) -> Result<&[Arc<Ancestor>]> {
+        let mut level = 0;
+        while let Some(base) = self.chain[level].base.clone() {
+            self.extend(level, &base.at.into())?;
+            level += 1;
+        }
+        Ok(&self.chain[1..])
+    }
+}
+
+/// A damaged file in one place does not hide a good one in the next.
+fn skip_damaged(error: Error) -> Result<Option<Transcript>> {
+    match error {
+        Error::Corrupt { .. } => Ok(None),
+        other => Err(other),
+    }
+}

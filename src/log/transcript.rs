@@ -1,0 +1,202 @@
+//! One transcript file, opened: its header, and single lines of it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::ends::seed_before;
+use super::scan::{Scanner, Step, Stop};
+use crate::disk::{Disk, File, How};
+use crate::error::{Error, Result};
+use crate::format::control::{self, Header, Rewind, Undo};
+use crate::format::line::{self, Line, Link, SEED_BACK, Whole, kind};
+use crate::format::{self};
+use crate::ids::{Crc, Offset, Position};
+use crate::time::Timestamp;
+
+/// A transcript file and what its first line says.
+#[derive(Clone, Debug)]
+pub(crate) struct Transcript {
+    pub(crate) path: PathBuf,
+    pub(crate) file: Arc<dyn File>,
+    pub(crate) header: Header,
+    /// The time in line 1.
+    pub(crate) created: Timestamp,
+    /// After line 1.
+    pub(crate) first: Link,
+}
+
+/// A place that has been reached by reading: what a [`Position`] says, without the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Tip {
+    pub(crate) link: Link,
+    /// Data records in the view that ends here.
+    pub(crate) records: u64,
+    /// Start of the newest head move of this file; 0 for none.
+    pub(crate) moved: u64,
+}
+
+/// A head move, read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Move {
+    pub(crate) kind: MoveKind,
+    /// Where the line starts.
+    pub(crate) start: u64,
+    /// After the line.
+    pub(crate) link: Link,
+    pub(crate) to: Position,
+    /// Start of the head move before it in the file; 0 for none.
+    pub(crate) moved: u64,
+}
+
+/// What a head move does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MoveKind {
+    Rewind,
+    /// Takes back the rewind or redo at this offset.
+    Undo(u64),
+    /// Takes back the undo at this offset.
+    Redo(u64),
+}
+
+impl Transcript {
+    /// Opens `path` and reads its first line; `None` when there is no such file.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Corrupt`] at 0 for a bad first line, [`Error::Newer`], [`Error::Io`].
+    pub(crate) fn open(disk: &dyn Disk, path: &Path, how: How) -> Result<Option<Self>> {
+        let file: Arc<dyn File> = match disk.open(path, how) {
+            Ok(file) => file.into(),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Error::io("open", path, error)),
+        };
+        let len = file.len().map_err(|error| Error::io("read", path, error))?;
+        let mut scanner = Scanner::new(&*file, Link::default(), len);
+        let line = scanner.peek().map_err(|error| Error::io("read", path, error))?;
+        let (header, created, first) = read_header(path, line.unwrap_or_default())?;
+        Ok(Some(Self { path: path.to_owned(), file: file.clone(), header, created, first }))
+    }
+
+    /// Where an empty transcript's head is: after line 1, in its base's view.
+    pub(crate) fn start(&self) -> Tip {
+        let records = self.header.base.as_ref().map_or(0, |base| Position::from(base.at).records);
+        Tip { link: self.first, records, moved: 0 }
+    }
+
+    /// The position of `tip` in this file.
+    pub(crate) fn position(&self, tip: &Tip) -> Position {
+        Position {
+            uid: self.header.uid,
+            offset: Offset(tip.link.end),
+            crc: tip.link.crc,
+            records: tip.records,
+            moved: Offset(tip.moved),
+        }
+    }
+
+    /// Whether `position` is one of this file as it is now.
+    pub(crate) fn fits(&self, position: &Position) -> Result<bool> {
+        fits(&*self.file, position).map(|fits| fits && position.uid == self.header.uid).map_err(|error| self.io(error))
+    }
+
+    /// Reads the line that starts at `start`, verified alone, and shows it to `use_line`.
+    pub(crate) fn line_at<T>(&self, start: u64, use_line: impl FnOnce(&Whole<'_>) -> Result<T>) -> Result<T> {
+        let len = self.file.len().map_err(|error| self.io(error))?;
+        let seed = seed_before(&*self.file, start).map_err(|error| self.io(error))?;
+        let seed = seed.ok_or_else(|| self.corrupt(start, "no line ends before this place"))?;
+        let mut scanner = Scanner::new(&*self.file, Link::alone(start, seed), len);
+        match scanner.next().map_err(|error| self.io(error))? {
+            Step::Line(_, whole) => use_line(&whole),
+            Step::Stop(stop) => Err(self.corrupt(start, stop.why())),
+            Step::End => Err(self.corrupt(start, Stop::Torn.why())),
+        }
+    }
+
+    /// Reads the head move that starts at `start`.
+    pub(crate) fn move_at(&self, start: u64) -> Result<Move> {
+        self.line_at(start, |whole| {
+            self.read_move(start, whole)?.ok_or_else(|| self.corrupt(start, "a head move should stand here"))
+        })
+    }
+
+    /// The head move that `whole` is, if it is one.
+    pub(crate) fn read_move(&self, start: u64, whole: &Whole<'_>) -> Result<Option<Move>> {
+        let newer = || self.newer(start, whole.kind);
+        let undo = || control::decode::<Undo>(whole.payload).ok_or_else(newer);
+        let (kind, to, moved) = match whole.kind {
+            kind::REWIND => {
+                let Rewind { to, moved } = control::decode(whole.payload).ok_or_else(newer)?;
+                (MoveKind::Rewind, to, moved)
+            }
+            kind::UNDO => undo().map(|undo| (MoveKind::Undo(undo.of.get()), undo.to, undo.moved))?,
+            kind::REDO => undo().map(|redo| (MoveKind::Redo(redo.of.get()), redo.to, redo.moved))?,
+            _ => return Ok(None),
+        };
+        let found = Move { kind, start, link: whole.link, to: to.into(), moved: moved.get() };
+        let (MoveKind::Undo(of) | MoveKind::Redo(of)) = kind else { return self.check_move(found, 0).map(Some) };
+        self.check_move(found, of).map(Some)
+    }
+
+    /// That a head move leads backwards only, so that following moves comes to an end.
+    fn check_move(&self, found: Move, of: u64) -> Result<Move> {
+        let Position { uid, offset, moved, .. } = found.to;
+        let inside = uid != self.header.uid || (self.first.end <= offset.get() && offset.get() <= found.start);
+        if found.moved < found.start && of < found.start && inside && moved < offset {
+            return Ok(found);
+        }
+        Err(self.corrupt(found.start, "a head move does not lead backwards"))
+    }
+
+    pub(crate) fn corrupt(&self, at: u64, why: &'static str) -> Error {
+        Error::corrupt(&self.path, at, why)
+    }
+
+    pub(crate) fn newer(&self, at: u64, kind: &str) -> Error {
+        Error::Newer { path: self.path.clone(), at: Offset(at), what: format!("a record of kind {kind:?}") }
+    }
+
+    pub(crate) fn io(&self, source: std::io::Error) -> Error {
+        Error::io("read", &self.path, source)
+    }
+}
+
+impl Tip {
+    /// The place after `whole`, which starts at `start`; `found` is the head move that it is, if it is one.
+    pub(crate) fn after(self, start: u64, whole: &Whole<'_>, found: Option<&Move>) -> Self {
+        let (records, moved) = match found {
+            Some(found) => (found.to.records, start),
+            None => (self.records + u64::from(whole.kind == kind::DATA), self.moved),
+        };
+        Self { link: whole.link, records, moved }
+    }
+}
+
+/// Whether `file` has a line that ends where `position` says, with its crc.
+pub(crate) fn fits(file: &dyn File, position: &Position) -> std::io::Result<bool> {
+    Ok(position.offset.get() >= SEED_BACK && seed_before(file, position.offset.get())? == Some(position.crc))
+}
+
+/// Takes line 1 apart.
+fn read_header(path: &Path, line: &[u8]) -> Result<(Header, Timestamp, Link)> {
+    let payload = line::header_payload(line);
+    let header = payload.and_then(control::decode::<Header>);
+    let base = header.as_ref().and_then(|header| header.base.as_ref());
+    let seed = base.map_or(Crc(0), |base| Position::from(base.at).crc);
+    let whole = match line::decode(line, Link::first(seed)) {
+        Line::Whole(whole) => whole,
+        Line::Torn => return Err(Error::corrupt(path, 0, "there is no first line")),
+        Line::Bad { why, .. } => return Err(Error::corrupt(path, 0, why)),
+    };
+    if whole.kind != kind::HEADER {
+        return Err(Error::corrupt(path, 0, "the first line is no header"));
+    }
+    match header {
+        Some(header) if header.format == format::VERSION => Ok((header, whole.time(), whole.link)),
+        Some(header) => Err(newer_header(path, &format!("format {}", header.format))),
+        None => Err(newer_header(path, "this header")),
+    }
+}
+
+fn newer_header(path: &Path, what: &str) -> Error {
+    Error::Newer { path: path.to_owned(), at: Offset(0), what: what.to_owned() }
+}
