@@ -504,6 +504,7 @@ impl<'a> Scan<'a> {
         self.bytes.get(self.at).copied()
     }
 
+    #[inline]
     /// Steps over white space, commas and colons: between tokens of valid JSON they say nothing.
     fn gap(&mut self) {
         while let Some(b' ' | b'\t' | b'\r' | b'\n' | b',' | b':') = self.peek() {
@@ -554,28 +555,35 @@ impl<'a> Scan<'a> {
     }
 
     /// From one quote to behind the other.
+    #[inline]
     fn skip_string(&mut self) -> Option<()> {
-        self.at += 1;
         let start = self.at;
+        self.at += 1;
         loop {
-            let Some(quote) = memchr(b'"', self.rest()) else {
+            let Some(quote) = find_quote(self.rest()) else {
                 self.at = self.bytes.len();
                 return None;
             };
-            let body = self.bytes.get(start..self.at + quote)?;
-            self.at += quote + 1;
-            // A quote behind an even number of backslashes is the end; behind an odd number it is escaped.
-            if body.iter().rev().take_while(|c| **c == b'\\').count() % 2 == 0 {
+            let end = self.at + quote;
+            self.at = end + 1;
+            if self.bytes.get(end - 1) != Some(&b'\\') || self.is_end(start, end) {
                 return Some(());
             }
         }
+    }
+
+    /// Whether the quote at `end` is not escaped: an even number of backslashes stands before it.
+    #[cold]
+    fn is_end(&self, start: usize, end: usize) -> bool {
+        let body = self.bytes.get(start..end).unwrap_or_default();
+        body.iter().rev().take_while(|c| **c == b'\\').count() % 2 == 0
     }
 
     /// Over an array or object. Brackets of the other kind come in pairs, so only one kind need be counted.
     fn skip_nested(&mut self, open: u8, close: u8) -> Option<()> {
         let mut depth = 0_usize;
         loop {
-            let Some(found) = memchr3(open, close, b'"', self.rest()) else {
+            let Some(found) = find_bracket(open, close, self.rest()) else {
                 self.at = self.bytes.len();
                 return None;
             };
@@ -615,6 +623,22 @@ impl<'a> Scan<'a> {
             _ => {}
         }
     }
+}
+
+/// Bytes to look at one by one before `memchr` is called: most strings of most lines are shorter than a call is worth.
+const NEAR: usize = 16;
+
+#[inline]
+fn find_quote(bytes: &[u8]) -> Option<usize> {
+    let (near, far) = bytes.split_at(bytes.len().min(NEAR));
+    near.iter().position(|c| *c == b'"').or_else(|| Some(NEAR + memchr(b'"', far)?))
+}
+
+#[inline]
+fn find_bracket(open: u8, close: u8, bytes: &[u8]) -> Option<usize> {
+    let (near, far) = bytes.split_at(bytes.len().min(NEAR));
+    let is_wanted = |c: &u8| *c == b'"' || *c == open || *c == close;
+    near.iter().position(is_wanted).or_else(|| Some(NEAR + memchr3(open, close, b'"', far)?))
 }
 
 /// What stands between the quotes of a JSON string, still escaped; `None` where `value` is none.
