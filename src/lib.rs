@@ -1,5 +1,6 @@
 //! An embedded storage engine for agent transcripts.
 
+pub mod digest;
 pub mod disk;
 mod error;
 mod format;
@@ -7,6 +8,7 @@ mod ids;
 mod log;
 mod time;
 
+pub use digest::{AgentDigest, Digest, NoDigest, Summary};
 pub use error::{Error, Kind, Named, Result};
 pub use ids::{Crc, Offset, Position, ProjectName, RecordId, Seq, SessionId, SessionKey, SideName, Uid};
 pub use time::{Env, OsEnv, Timestamp};
