@@ -58,6 +58,16 @@ impl Timestamp {
         text
     }
 
+    /// Its text.
+    pub(crate) fn to_bytes(self) -> [u8; Self::LEN] {
+        let mut text = *b"0000-00-00T00:00:00.000Z";
+        text[..19].copy_from_slice(&self.write_second());
+        for (place, unit) in text[20..23].iter_mut().zip([100, 10, 1]) {
+            *place = digit(i64::from(self.millis_of_second()) / unit);
+        }
+        text
+    }
+
     /// The milliseconds of its second, 0 to 999.
     pub(crate) fn millis_of_second(self) -> u16 {
         u16::try_from(self.0.rem_euclid(1000)).unwrap_or_default()
@@ -103,8 +113,7 @@ fn days(year: u16, month: u8) -> u8 {
 
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let second = self.write_second();
-        write!(f, "{}.{:03}Z", std::str::from_utf8(&second).unwrap_or_default(), self.millis_of_second())
+        f.write_str(std::str::from_utf8(&self.to_bytes()).unwrap_or_default())
     }
 }
 

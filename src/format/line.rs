@@ -22,8 +22,10 @@ const MORE: &[u8] = b",\"more\":1";
 const CRC: &[u8] = b",\"crc\":\"";
 const END: &[u8] = b"\"}\n";
 
+/// Bytes before an id, or before the kind where there is no id.
+const HEAD_LEN: usize = AT.len() + Timestamp::LEN + AFTER_AT.len();
 /// Bytes of the shortest line: everything but the payload, with a kind of one letter, and a payload of one byte.
-const MIN_LEN: usize = AT.len() + Timestamp::LEN + AFTER_AT.len() + 3 + 1 + TAIL_LEN;
+const MIN_LEN: usize = HEAD_LEN + 3 + 1 + TAIL_LEN;
 /// Bytes after the payload of a line without `more`.
 const TAIL_LEN: usize = SYNCED.len() + 12 + 1 + CRC.len() + 8 + END.len();
 const _: () = assert!(CRC.len() + 8 + END.len() == 19 && SYNCED.len() + 12 + 1 == 24 && MORE.len() == 9);
@@ -39,9 +41,11 @@ pub(crate) mod kind {
     pub(crate) const REPAIR: &str = "repair";
     pub(crate) const CLOSE: &str = "xclose";
     pub(crate) const STORE: &str = "store";
+    pub(crate) const MAP: &str = "map";
+    pub(crate) const LIVE: &str = "live";
 
     /// Kinds that are never followed by more of a batch.
-    pub(super) const ALONE: [&str; 7] = [HEADER, REWIND, UNDO, REDO, REPAIR, CLOSE, STORE];
+    pub(super) const ALONE: [&str; 9] = [HEADER, REWIND, UNDO, REDO, REPAIR, CLOSE, STORE, MAP, LIVE];
 }
 
 /// What is known of a file up to the end of some line, and what the next line is checked against.
@@ -98,7 +102,49 @@ pub(crate) struct Whole<'a> {
     pub(crate) link: Link,
 }
 
+/// Where the parts of a line are, without its bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Frame {
+    /// 0 for none.
+    id: usize,
+    kind: usize,
+    payload: usize,
+    more: bool,
+    pub(crate) len: usize,
+    pub(crate) link: Link,
+}
+
+impl Frame {
+    /// The line with these parts, given the bytes that the frame was made of.
+    pub(crate) fn of<'a>(&self, line: &'a [u8]) -> Whole<'a> {
+        let part = |from: usize, len: usize| line.get(from..from + len).unwrap_or_default();
+        let text = |from: usize, len: usize| std::str::from_utf8(part(from, len)).unwrap_or_default();
+        let id_at = HEAD_LEN + ID.len();
+        let kind_at = HEAD_LEN + if self.id == 0 { 0 } else { ID.len() + self.id + AFTER_AT.len() };
+        Whole {
+            at: part(AT.len(), Timestamp::LEN),
+            id: (self.id > 0).then(|| text(id_at, self.id)),
+            kind: text(kind_at, self.kind),
+            payload: part(kind_at + self.kind + 2, self.payload),
+            more: self.more,
+            len: self.len,
+            link: self.link,
+        }
+    }
+}
+
 impl Whole<'_> {
+    pub(crate) fn frame(&self) -> Frame {
+        Frame {
+            id: self.id.map_or(0, str::len),
+            kind: self.kind.len(),
+            payload: self.payload.len(),
+            more: self.more,
+            len: self.len,
+            link: self.link,
+        }
+    }
+
     pub(crate) fn time(&self) -> Timestamp {
         Timestamp::of_line(self.at)
     }
@@ -114,7 +160,7 @@ pub(crate) struct Draft<'a> {
     pub(crate) more: bool,
 }
 
-/// Adds a line to `out`: the head, then what `payload` adds, then the tail. Returns the link after it.
+/// Adds a line to `out`: the head, then what `payload` adds, then the tail.
 ///
 /// `before` is the link before the line; `synced` is the promise that it makes.
 pub(crate) fn encode_with<E>(
@@ -123,7 +169,7 @@ pub(crate) fn encode_with<E>(
     before: Link,
     synced: u64,
     payload: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
-) -> Result<Link, E> {
+) -> Result<Frame, E> {
     debug_assert!(before.synced <= synced && synced <= before.end && is_time(draft.at));
     let start = out.len();
     out.extend_from_slice(AT);
@@ -136,7 +182,9 @@ pub(crate) fn encode_with<E>(
     }
     out.extend_from_slice(draft.kind.as_bytes());
     out.extend_from_slice(b"\":");
+    let from = out.len();
     payload(out)?;
+    let payload = out.len() - from;
     out.extend_from_slice(SYNCED);
     out.extend_from_slice(&hex::<12>(synced));
     out.push(b'"');
@@ -147,7 +195,9 @@ pub(crate) fn encode_with<E>(
     let crc = chain(before.crc, &out[start..]);
     out.extend_from_slice(&hex::<8>(crc.0.into()));
     out.extend_from_slice(END);
-    Ok(Link { end: before.end + (out.len() - start) as u64, crc, synced })
+    let len = out.len() - start;
+    let link = Link { end: before.end + len as u64, crc, synced };
+    Ok(Frame { id: draft.id.map_or(0, str::len), kind: draft.kind.len(), payload, more: draft.more, len, link })
 }
 
 /// [`encode_with`] for a payload that is there already.
@@ -157,7 +207,7 @@ pub(crate) fn encode(out: &mut Vec<u8>, draft: Draft<'_>, before: Link, synced: 
         Ok::<(), std::convert::Infallible>(())
     };
     match encode_with(out, draft, before, synced, put) {
-        Ok(link) => link,
+        Ok(frame) => frame.link,
         Err(never) => match never {},
     }
 }
@@ -383,6 +433,7 @@ mod tests {
         assert_eq!((whole.id, whole.kind, whole.more), (Some("msg-1"), "data", true));
         assert_eq!((whole.payload, whole.at, whole.link), (&b"{\"type\":\"user\"}"[..], &AT[..], link));
         assert_eq!(link.end, start().end + line.len() as u64);
+        assert_eq!(whole.frame().of(&line), whole);
         assert_eq!(seed(&line), Some(link.crc));
     }
 
@@ -471,6 +522,7 @@ mod tests {
             let Line::Whole(whole) = decode(&out, before) else { panic!("not whole") };
             prop_assert_eq!(whole.id, id.as_deref());
             prop_assert_eq!((whole.more, whole.payload, whole.link), (more, payload.as_bytes(), link));
+            prop_assert_eq!(whole.frame().of(&out), whole);
         }
     }
 }

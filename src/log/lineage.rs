@@ -109,6 +109,8 @@ pub(crate) struct Extent {
     /// After the header or head move that the extent begins behind.
     pub(crate) from: Link,
     pub(crate) to: u64,
+    /// Start of the head move that the extent begins behind; 0 for none.
+    pub(crate) moved: u64,
     /// Seq of the first data record at or after `from`.
     pub(crate) first: u64,
 }
@@ -166,7 +168,8 @@ impl<'d> Lineage<'d> {
                 return Err(transcript.corrupt(at.offset.get(), "a position lies before its own head move"));
             }
             if from.end < at.offset.get() {
-                extents.push(Extent { source: source.clone(), from, to: at.offset.get(), first });
+                let (to, moved) = (at.offset.get(), at.moved.get());
+                extents.push(Extent { source: source.clone(), from, to, moved, first });
             }
             match next {
                 Some(next) => at = next,

@@ -1,7 +1,9 @@
 //! One transcript file: reading it from either side, finding its end, and appending to it.
 
+pub(crate) mod append;
 pub(crate) mod back;
 pub(crate) mod ends;
 pub(crate) mod lineage;
 pub(crate) mod scan;
+pub(crate) mod state;
 pub(crate) mod transcript;

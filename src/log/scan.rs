@@ -3,7 +3,7 @@
 use std::io;
 
 use crate::disk::File;
-use crate::format::line::{self, Link, Whole};
+use crate::format::line::{self, Frame, Link, Whole};
 
 /// Bytes read at once: few at first, since often only one line is wanted, then more.
 const FIRST_CHUNK: usize = 8 << 10;
@@ -22,6 +22,8 @@ pub(crate) struct Scanner<'f> {
     lo: usize,
     hi: usize,
     chunk: usize,
+    /// The line that ends at `lo`, after [`Advance::Line`].
+    last: Frame,
 }
 
 /// What a scanner found next.
@@ -31,6 +33,13 @@ pub(crate) enum Step<'a> {
     /// `to` was reached, just after a line.
     End,
     /// The bytes at the scanner's place are no line.
+    Stop(Stop),
+}
+
+/// A [`Step`] without the line.
+pub(crate) enum Advance {
+    Line(u64),
+    End,
     Stop(Stop),
 }
 
@@ -61,7 +70,7 @@ impl<'f> Scanner<'f> {
 
     /// [`Scanner::new`] with a buffer that [`Scanner::into_buffer`] gave back.
     pub(crate) fn with_buffer(file: &'f dyn File, link: Link, to: u64, buf: Vec<u8>) -> Self {
-        Self { file, link, to, buf, lo: 0, hi: 0, chunk: FIRST_CHUNK }
+        Self { file, link, to, buf, lo: 0, hi: 0, chunk: FIRST_CHUNK, last: Frame::default() }
     }
 
     pub(crate) fn into_buffer(self) -> Vec<u8> {
@@ -85,20 +94,33 @@ impl<'f> Scanner<'f> {
 
     /// Reads and checks the next line.
     pub(crate) fn next(&mut self) -> io::Result<Step<'_>> {
+        Ok(match self.advance()? {
+            Advance::Line(start) => Step::Line(start, self.line()),
+            Advance::End => Step::End,
+            Advance::Stop(stop) => Step::Stop(stop),
+        })
+    }
+
+    /// [`Scanner::next`] for callers that do not want the line at once; [`Scanner::line`] is the line then.
+    pub(crate) fn advance(&mut self) -> io::Result<Advance> {
         let start = self.link.end;
         if start >= self.to {
-            return Ok(Step::End);
+            return Ok(Advance::End);
         }
-        let Some(len) = self.fill_line()? else { return Ok(Step::Stop(self.no_line())) };
-        let line = &self.buf[self.lo..self.lo + len];
-        match line::check(line, self.link) {
+        let Some(len) = self.fill_line()? else { return Ok(Advance::Stop(self.no_line())) };
+        match line::check(&self.buf[self.lo..self.lo + len], self.link) {
             Ok(whole) => {
+                (self.last, self.link) = (whole.frame(), whole.link);
                 self.lo += len;
-                self.link = whole.link;
-                Ok(Step::Line(start, whole))
+                Ok(Advance::Line(start))
             }
-            Err(why) => Ok(Step::Stop(Stop::Bad(why, len as u64))),
+            Err(why) => Ok(Advance::Stop(Stop::Bad(why, len as u64))),
         }
+    }
+
+    /// The line that the last call advanced over.
+    pub(crate) fn line(&self) -> Whole<'_> {
+        self.last.of(&self.buf[self.lo - self.last.len..self.lo])
     }
 
     /// The bytes of the next line, unchecked, or `None` when there is no line feed.
