@@ -211,7 +211,7 @@ pub(crate) fn lone_lines(
 }
 
 /// The link with which the line at `at` verifies alone, if it may: from the bytes before it, or from its own payload.
-fn lone_link(file: &dyn File, scanner: &mut Scanner<'_>, at: u64) -> std::io::Result<Option<Link>> {
+fn lone_link(file: &dyn File, scanner: &mut Scanner<&dyn File>, at: u64) -> std::io::Result<Option<Link>> {
     scanner.seek(Link::alone(at, crate::Crc(0)));
     if let Some(chain) = scanner.peek()?.and_then(|line| line::check_close(line, at)) {
         return Ok(Some(chain));
@@ -220,7 +220,7 @@ fn lone_link(file: &dyn File, scanner: &mut Scanner<'_>, at: u64) -> std::io::Re
 }
 
 /// Where the next line would start behind the one at `at`: behind the next line feed.
-fn skip_line(scanner: &mut Scanner<'_>, at: u64) -> std::io::Result<Option<u64>> {
+fn skip_line(scanner: &mut Scanner<&dyn File>, at: u64) -> std::io::Result<Option<u64>> {
     // A line that cannot fit its link is reported with its length, which is all that is wanted here.
     scanner.seek(Link { end: at, crc: crate::Crc(0), synced: u64::MAX });
     Ok(match scanner.next()? {

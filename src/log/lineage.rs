@@ -115,7 +115,9 @@ pub(crate) struct Extent {
     pub(crate) first: u64,
 }
 
-/// The extents whose data records are the conversation, oldest first. Empty ones are left out.
+/// The extents whose data records are the conversation, oldest first. Empty ones are left out, save the last.
+///
+/// Invariant: `extents` is never empty.
 #[derive(Clone, Debug)]
 pub(crate) struct View {
     pub(crate) extents: Vec<Extent>,
@@ -167,7 +169,7 @@ impl<'d> Lineage<'d> {
             if at.offset.get() < from.end {
                 return Err(transcript.corrupt(at.offset.get(), "a position lies before its own head move"));
             }
-            if from.end < at.offset.get() {
+            if from.end < at.offset.get() || extents.is_empty() {
                 let (to, moved) = (at.offset.get(), at.moved.get());
                 extents.push(Extent { source: source.clone(), from, to, moved, first });
             }

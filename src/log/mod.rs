@@ -3,7 +3,9 @@
 pub(crate) mod append;
 pub(crate) mod back;
 pub(crate) mod ends;
+pub(crate) mod find;
 pub(crate) mod lineage;
+pub(crate) mod recover;
 pub(crate) mod scan;
 pub(crate) mod state;
 pub(crate) mod transcript;

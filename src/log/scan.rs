@@ -1,6 +1,7 @@
 //! Lines of a file from front to back, through one reused buffer.
 
 use std::io;
+use std::ops::Deref;
 
 use crate::disk::File;
 use crate::format::line::{self, Frame, Link, Whole};
@@ -10,8 +11,8 @@ const FIRST_CHUNK: usize = 8 << 10;
 const CHUNK: usize = 256 << 10;
 
 /// Reads the lines of `[link.end, to)` in order and verifies the chain.
-pub(crate) struct Scanner<'f> {
-    file: &'f dyn File,
+pub(crate) struct Scanner<F> {
+    file: F,
     /// What the next line is checked against; `link.end` is where it starts.
     link: Link,
     to: u64,
@@ -62,14 +63,14 @@ impl Stop {
     }
 }
 
-impl<'f> Scanner<'f> {
+impl<F: Deref<Target: File>> Scanner<F> {
     /// Starts after the line that `link` tells of. Bytes from `to` on are not looked at.
-    pub(crate) fn new(file: &'f dyn File, link: Link, to: u64) -> Self {
+    pub(crate) fn new(file: F, link: Link, to: u64) -> Self {
         Self::with_buffer(file, link, to, Vec::new())
     }
 
     /// [`Scanner::new`] with a buffer that [`Scanner::into_buffer`] gave back.
-    pub(crate) fn with_buffer(file: &'f dyn File, link: Link, to: u64, buf: Vec<u8>) -> Self {
+    pub(crate) fn with_buffer(file: F, link: Link, to: u64, buf: Vec<u8>) -> Self {
         Self { file, link, to, buf, lo: 0, hi: 0, chunk: FIRST_CHUNK, last: Frame::default() }
     }
 

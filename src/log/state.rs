@@ -13,7 +13,7 @@ use super::scan::{Advance, Scanner};
 use super::transcript::{Move, Tip, Transcript};
 use crate::Summary;
 use crate::digest::Digest;
-use crate::disk::{Disk, How, Mapped};
+use crate::disk::{Disk, File, How, Mapped};
 use crate::error::{Error, Result};
 use crate::format::control::Gap;
 use crate::format::line::{Link, Whole, kind};
@@ -367,10 +367,13 @@ impl State {
         let (from, mut records) = self.place_before(disk, transcript, extent, goal)?;
         let source = extent.source.open(disk)?;
         let mut found = goal.is_reached(from, records).then_some((from, records));
-        let mut walk = Walk::new(&source, from, extent.to);
+        let mut walk = Walk::new(source.clone(), from, extent.to);
         while found.is_none() {
             match walk.next()? {
-                Walked::Line(_, whole) => records += u64::from(whole.kind == kind::DATA),
+                Walked::Line(start, whole) => {
+                    check_inside(&source, start, &whole)?;
+                    records += u64::from(whole.kind == kind::DATA);
+                }
                 Walked::Gap(gap) => records += gap.records,
                 Walked::End => break,
             }
@@ -491,9 +494,9 @@ impl Goal {
 }
 
 /// Reads the lines of a range that ends at a position: gaps are passed over, and every other bad line is damage.
-pub(crate) struct Walk<'t> {
-    source: &'t Transcript,
-    scanner: Scanner<'t>,
+pub(crate) struct Walk {
+    source: Transcript,
+    scanner: Scanner<Arc<dyn File>>,
 }
 
 /// What a [`Walk`] found next.
@@ -505,9 +508,20 @@ pub(crate) enum Walked<'a> {
     End,
 }
 
-impl<'t> Walk<'t> {
-    pub(crate) fn new(source: &'t Transcript, from: Link, to: u64) -> Self {
-        Self { source, scanner: Scanner::new(&*source.file, from, to) }
+impl Walk {
+    pub(crate) fn new(source: Transcript, from: Link, to: u64) -> Self {
+        let scanner = Scanner::new(source.file.clone(), from, to);
+        Self { source, scanner }
+    }
+
+    /// The file that is read.
+    pub(crate) fn source(&self) -> &Transcript {
+        &self.source
+    }
+
+    /// Goes on at `link`, and no further than `to`.
+    pub(crate) fn restart(&mut self, link: Link, to: u64) {
+        self.scanner = Scanner::new(self.source.file.clone(), link, to);
     }
 
     /// After what was returned last.
@@ -525,12 +539,28 @@ impl<'t> Walk<'t> {
     }
 
     fn gap(&mut self, before: Link, why: &'static str) -> Result<Gap> {
-        let (source, at) = (self.source, before.end);
+        let (source, at) = (&self.source, before.end);
         let len = source.file.len().map_err(|error| source.io(error))?;
         let gap = ends::gap_at(&*source.file, at, len).map_err(|error| source.io(error))?;
         let gap = gap.ok_or_else(|| source.corrupt(at, why))?;
         self.scanner.seek(Link { end: gap.to.get(), crc: gap.chain, synced: before.synced });
         Ok(gap)
+    }
+}
+
+/// That a line may stand within an extent: an extent holds no head moves, and nothing that matters and is not known.
+///
+/// # Errors
+///
+/// [`Error::Corrupt`], [`Error::Newer`].
+pub(crate) fn check_inside(source: &Transcript, start: u64, whole: &Whole<'_>) -> Result<()> {
+    match whole.kind {
+        kind::DATA | kind::META | kind::REPAIR => Ok(()),
+        kind::REWIND | kind::UNDO | kind::REDO => {
+            Err(source.corrupt(start, "a head move that the position behind it does not know of"))
+        }
+        other if other.starts_with('x') => Ok(()),
+        other => Err(source.newer(start, other)),
     }
 }
 
@@ -541,7 +571,7 @@ pub(crate) fn each_line(
     to: u64,
     mut visit: impl FnMut(u64, &Whole<'_>) -> Result<()>,
 ) -> Result<()> {
-    let mut walk = Walk::new(source, from, to);
+    let mut walk = Walk::new(source.clone(), from, to);
     loop {
         match walk.next()? {
             Walked::Line(start, whole) => visit(start, &whole)?,

@@ -99,11 +99,16 @@ impl Transcript {
         fits(&*self.file, position).map(|fits| fits && position.uid == self.header.uid).map_err(|error| self.io(error))
     }
 
+    /// The crc of the line that ends at `end`.
+    pub(crate) fn crc_before(&self, end: u64) -> Result<Crc> {
+        let seed = seed_before(&*self.file, end).map_err(|error| self.io(error))?;
+        seed.ok_or_else(|| self.corrupt(end, "no line ends before this place"))
+    }
+
     /// Reads the line that starts at `start`, verified alone, and shows it to `use_line`.
     pub(crate) fn line_at<T>(&self, start: u64, use_line: impl FnOnce(&Whole<'_>) -> Result<T>) -> Result<T> {
         let len = self.file.len().map_err(|error| self.io(error))?;
-        let seed = seed_before(&*self.file, start).map_err(|error| self.io(error))?;
-        let seed = seed.ok_or_else(|| self.corrupt(start, "no line ends before this place"))?;
+        let seed = self.crc_before(start)?;
         let mut scanner = Scanner::new(&*self.file, Link::alone(start, seed), len);
         match scanner.next().map_err(|error| self.io(error))? {
             Step::Line(_, whole) => use_line(&whole),

@@ -1,0 +1,110 @@
+//! Making a file ready to be appended to (FORMAT.md, section 7).
+
+use std::path::{Path, PathBuf};
+
+use super::ends::Ends;
+use super::lineage::session_dir;
+use super::transcript::Transcript;
+use crate::disk::{Disk, How};
+use crate::error::{Error, Result};
+use crate::format::line;
+
+/// Bytes that are read and written at once.
+const CHUNK: usize = 1 << 20;
+
+/// Puts in order what an unclean end left, and returns how much of the file is on stable storage then.
+///
+/// Bytes that are cut go to quarantine first. Everything from the last promise on is written again in place and synced, since a sync
+/// that failed may have left it in memory only; `alone` is false when other writers are there, which vouch for their own
+/// bytes: then nothing is written again. Killed at any step, it can be done again.
+///
+/// # Errors
+///
+/// [`Error::Full`] and [`Error::Io`]; the lines that count are as they were.
+pub(crate) fn settle(disk: &dyn Disk, transcript: &Transcript, ends: &Ends, alone: bool) -> Result<u64> {
+    let end = ends.link.end;
+    if ends.closed {
+        return Ok(ends.promise);
+    }
+    let (file, path) = (&*transcript.file, &transcript.path);
+    if ends.len > end {
+        if !ends.padding {
+            quarantine(disk, transcript, end, ends.len, "cut")?;
+        }
+        file.set_len(end).map_err(|error| Error::io("cut", path, error))?;
+    }
+    if !alone {
+        return Ok(ends.promise);
+    }
+    let mut at = ends.doubtful;
+    let mut buf = Vec::new();
+    while at < end {
+        let want = usize::try_from(end - at).unwrap_or(CHUNK).min(CHUNK);
+        buf.resize(want, 0);
+        let got = file.read_at(&mut buf, at).map_err(|error| Error::io("read", path, error))?;
+        if got < want {
+            return Err(Error::Stale { path: path.clone(), why: "another program cut it" });
+        }
+        file.write_at(&buf, at).map_err(|error| Error::io("write", path, error))?;
+        at += got as u64;
+    }
+    file.sync().map_err(|error| Error::io("sync", path, error))?;
+    Ok(end)
+}
+
+/// Copies `[from, to)` of the transcript to its session's quarantine, synced. Returns where.
+pub(crate) fn quarantine(
+    disk: &dyn Disk,
+    transcript: &Transcript,
+    from: u64,
+    to: u64,
+    extension: &str,
+) -> Result<PathBuf> {
+    let (file, path) = (&*transcript.file, &transcript.path);
+    let mut bytes = vec![0; usize::try_from(to - from).unwrap_or(usize::MAX)];
+    let got = file.read_at(&mut bytes, from).map_err(|error| Error::io("read", path, error))?;
+    bytes.truncate(got);
+    let dir = session_dir(path).join("quarantine");
+    let name = format!("{}-{from:012x}-{}.{extension}", stem(path), line::crc32(&bytes));
+    let kept = dir.join(name);
+    let io = |source| Error::io("write", &kept, source);
+    make_dir(disk, &dir)?;
+    let copy = disk.open(&kept, How::Create).map_err(io)?;
+    copy.set_len(0).and_then(|()| copy.write_at(&bytes, 0)).and_then(|()| copy.sync()).map_err(io)?;
+    for dir in [Some(&*dir), dir.parent()].into_iter().flatten() {
+        disk.sync_dir(dir).map_err(|error| Error::io("sync", dir, error))?;
+    }
+    Ok(kept)
+}
+
+/// What a transcript's file is called in quarantine.
+fn stem(path: &Path) -> String {
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    match path.parent().and_then(Path::file_name) {
+        Some(dir) if dir == "side" => format!("side.{stem}"),
+        _ => stem.into_owned(),
+    }
+}
+
+/// Makes a directory unless it is there.
+pub(crate) fn make_dir(disk: &dyn Disk, path: &Path) -> Result<()> {
+    match disk.create_dir(path) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(Error::io("make", path, error)),
+    }
+}
+
+/// Makes a directory and those above it that are missing.
+pub(crate) fn make_dirs(disk: &dyn Disk, path: &Path) -> Result<()> {
+    match disk.create_dir(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            if let Some(parent) = path.parent() {
+                make_dirs(disk, parent)?;
+            }
+            make_dir(disk, path)
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        other => other.map_err(|error| Error::io("make", path, error)),
+    }
+}

@@ -1,0 +1,13 @@
+//! Sessions as their users see them: one writes through a [`Session`], and reads through a [`Reader`].
+
+mod lock;
+mod presence;
+mod reader;
+mod record;
+mod writer;
+
+pub(crate) use lock::{Lock, WriteLock};
+pub(crate) use presence::{Note, Presence};
+pub use reader::{Followed, Follower, Reader, Records, RecordsBack};
+pub use record::{Appended, At, NewRecord, OwnedRecord, Record};
+pub use writer::{Durability, OpenOptions, Session, Sharing};

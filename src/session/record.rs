@@ -1,0 +1,183 @@
+//! Records on their way in and out.
+
+use std::borrow::Cow;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
+
+use crate::error::{Error, Result};
+use crate::format::json;
+use crate::ids::{Position, RecordId, Seq};
+use crate::time::Timestamp;
+
+/// A record to append: a JSON value, and perhaps an id and a time.
+#[derive(Clone, Debug)]
+pub struct NewRecord<'a> {
+    pub(crate) payload: Cow<'a, [u8]>,
+    pub(crate) id: Option<RecordId>,
+    pub(crate) at: Option<Timestamp>,
+}
+
+impl<'a> NewRecord<'a> {
+    /// A record of any value that serialises to JSON.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::BadJson`] when the value refuses (a map with keys that are no strings, say), [`Error::TooDeep`].
+    pub fn of<T: Serialize + ?Sized>(value: &T) -> Result<Self> {
+        let bytes = serde_json::to_vec(value).map_err(|error| Error::BadJson { why: error.to_string() })?;
+        let payload = Cow::Owned(json::normalise(&bytes)?.into_owned());
+        Ok(Self { payload, id: None, at: None })
+    }
+
+    /// A record of JSON text that has been checked already.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TooDeep`].
+    pub fn raw(value: &'a RawValue) -> Result<Self> {
+        Ok(Self { payload: json::normalise(value.get().as_bytes())?, id: None, at: None })
+    }
+
+    /// A record of JSON text, which is checked first.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::BadJson`] unless `text` is exactly one JSON value, [`Error::TooDeep`].
+    pub fn json(text: &'a [u8]) -> Result<Self> {
+        Ok(Self { payload: json::check(text)?, id: None, at: None })
+    }
+
+    /// Names the record. A record whose id the view holds already is not appended again.
+    #[must_use]
+    pub fn id(mut self, id: RecordId) -> Self {
+        self.id = Some(id);
+        self
+    }
+
+    /// Says when the record came about; otherwise that is the time of the append.
+    #[must_use]
+    pub fn at(mut self, at: Timestamp) -> Self {
+        self.at = Some(at);
+        self
+    }
+}
+
+/// What became of a record that was to be appended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Appended {
+    /// It was appended, and ends here.
+    New(Position),
+    /// The view holds a record with its id; nothing was written.
+    Duplicate,
+}
+
+impl Appended {
+    /// The position after the record, if it was appended.
+    #[must_use]
+    pub fn position(self) -> Option<Position> {
+        match self {
+            Self::New(position) => Some(position),
+            Self::Duplicate => None,
+        }
+    }
+}
+
+/// A record of a view, as bytes in the reader's buffer.
+#[derive(Clone, Copy, Debug)]
+pub struct Record<'a> {
+    pub(crate) seq: Seq,
+    pub(crate) at: &'a [u8],
+    pub(crate) id: Option<&'a str>,
+    pub(crate) payload: &'a [u8],
+    pub(crate) position: Position,
+    pub(crate) line: &'a [u8],
+}
+
+impl<'a> Record<'a> {
+    /// The record's number in its view.
+    #[must_use]
+    pub fn seq(&self) -> Seq {
+        self.seq
+    }
+
+    /// When it was appended; on import, when the message was made.
+    #[must_use]
+    pub fn at(&self) -> Timestamp {
+        Timestamp::of_line(self.at)
+    }
+
+    /// The id that the caller gave it.
+    #[must_use]
+    pub fn id(&self) -> Option<&'a str> {
+        self.id
+    }
+
+    /// The caller's JSON value, as text.
+    #[must_use]
+    pub fn payload(&self) -> &'a [u8] {
+        self.payload
+    }
+
+    /// The place just after the record: fork or rewind to it to keep the record.
+    #[must_use]
+    pub fn position(&self) -> Position {
+        self.position
+    }
+
+    /// The whole line as it stands in the file, without its line feed.
+    #[must_use]
+    pub fn line(&self) -> &'a [u8] {
+        self.line
+    }
+
+    /// The value, read as a `T`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::BadJson`] when it is no `T`.
+    pub fn json<T: DeserializeOwned>(&self) -> Result<T> {
+        serde_json::from_slice(self.payload).map_err(|error| Error::BadJson { why: error.to_string() })
+    }
+
+    /// A copy that outlives the reader's buffer.
+    #[must_use]
+    pub fn to_owned(&self) -> OwnedRecord {
+        OwnedRecord {
+            seq: self.seq,
+            at: self.at(),
+            id: self.id.map(str::to_owned),
+            payload: self.payload.to_vec(),
+            position: self.position,
+        }
+    }
+}
+
+/// A copy of a [`Record`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnedRecord {
+    /// The record's number in its view.
+    pub seq: Seq,
+    /// When it was appended.
+    pub at: Timestamp,
+    /// The id that the caller gave it.
+    pub id: Option<String>,
+    /// The caller's JSON value, as text.
+    pub payload: Vec<u8>,
+    /// The place just after the record.
+    pub position: Position,
+}
+
+/// A place that a caller names, to fork or rewind there. What it names is the last record that is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum At {
+    /// The newest record.
+    Head,
+    /// The record with this number in the view.
+    Seq(Seq),
+    /// The record of the view with this id.
+    Id(RecordId),
+    /// A position that was returned earlier, in an abandoned tail too.
+    Position(Position),
+}

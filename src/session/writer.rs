@@ -1,0 +1,815 @@
+//! A session that is open for append.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+use serde_json::{Map as Object, Value};
+
+use super::lock::WriteLock;
+use super::presence::{Known, Note, Presence};
+use super::record::{Appended, At, NewRecord};
+use crate::disk::{Disk, How};
+use crate::error::{Error, Named, Result};
+use crate::format::control::{self, Rewind, Undo};
+use crate::format::json;
+use crate::format::line::{close_payload, kind};
+use crate::ids::{Offset, Position, RecordId, SessionKey, SideName, Uid};
+use crate::log::append::{Appender, Syncer};
+use crate::log::ends::{self, Seen};
+use crate::log::find::Finder;
+use crate::log::lineage::{Layout, View, session_dir};
+use crate::log::recover;
+use crate::log::state::State;
+use crate::log::transcript::Transcript;
+use crate::store::Store;
+
+/// Bytes between two notes in the session's marker: what a list of live sessions reads at most of each.
+const NOTE_EVERY: u64 = 256 << 10;
+
+/// What an append that has returned survives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// A killed process; not a power cut, until the next [`Session::sync`] or [`Session::close`].
+    #[default]
+    Write,
+    /// A killed process at once, a power cut after at most this long.
+    ///
+    /// Choosing it starts one thread for the store, which ends with the store.
+    Interval(Duration),
+    /// A power cut. Threads that append through one handle share syncs.
+    Sync,
+}
+
+/// Who may append to a transcript while a handle is open.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sharing {
+    /// Nobody else: the write lock is held as long as the handle. The fastest.
+    #[default]
+    Exclusive,
+    /// Other handles and processes that say the same: the write lock is taken for every call, and what others have
+    /// appended meanwhile is taken note of first. The order of records is the order of calls.
+    PerCall,
+}
+
+/// How a session is opened for append.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OpenOptions {
+    /// What an append survives; by default what the store says.
+    pub durability: Option<Durability>,
+    /// Who else may append.
+    pub sharing: Sharing,
+    /// How long to wait for another handle to give back the write lock.
+    pub wait: Duration,
+}
+
+/// A transcript that is open for append: a session's main one, or a side one.
+///
+/// `Send` and `Sync`; threads may append through one handle, and their records are ordered as the calls are. Dropping it
+/// closes it as [`Session::close`] does, except that failures go unnoticed.
+pub struct Session {
+    pub(crate) core: Arc<Core>,
+}
+
+/// What a handle and the store's ticker share.
+pub(crate) struct Core {
+    pub(crate) store: Store,
+    key: SessionKey,
+    side: Option<SideName>,
+    /// The uid of the session's main transcript.
+    main: Uid,
+    transcript: Transcript,
+    syncer: Syncer,
+    /// End of the last line that is written.
+    written: AtomicU64,
+    /// Whether the marker, and the names of a new session, survive a power cut.
+    names_synced: AtomicBool,
+    durability: Durability,
+    options: OpenOptions,
+    /// Locks belong to the process that took them: a forked child must not use them.
+    pid: u32,
+    writer: Mutex<Writer>,
+}
+
+/// What only one thread at a time may touch.
+struct Writer {
+    appender: Appender,
+    state: State,
+    /// The view at the tip; its last extent has no end. Made when an id is looked up.
+    view: Option<View>,
+    lock: WriteLock,
+    /// `None` once closed.
+    presence: Option<Presence>,
+    /// Where the marker's last note was taken.
+    noted: u64,
+    /// Whether the file ended in an `xclose` when it was opened.
+    closed_at: Option<u64>,
+}
+
+impl Session {
+    /// Opens a transcript of an existing session.
+    pub(crate) fn open(
+        store: &Store,
+        key: &SessionKey,
+        side: Option<&SideName>,
+        options: OpenOptions,
+    ) -> Result<Self> {
+        let disk = &**store.disk();
+        let dir = store.layout().session(&key.project, &key.session);
+        loop {
+            let main = open_named(disk, &dir, key, None, How::Write)?;
+            let uid = main.header.uid;
+            let path = store.layout().marker(uid);
+            let presence = Presence::join(store.disk(), &path, key, options.wait, store.now())?;
+            // Between the two steps the session may have been deleted, and made again.
+            match open_named(disk, &dir, key, None, How::Write) {
+                Ok(again) if again.header.uid == uid => {
+                    let transcript = match side {
+                        None => again,
+                        Some(side) => open_named(disk, &dir, key, Some(side), How::Write)?,
+                    };
+                    return Self::attach(store, key, side, uid, transcript, presence, options);
+                }
+                other => {
+                    if presence.is_last() {
+                        presence.remove()?;
+                    }
+                    other?;
+                }
+            }
+        }
+    }
+
+    /// Takes the write lock and puts in order what was left.
+    fn attach(
+        store: &Store,
+        key: &SessionKey,
+        side: Option<&SideName>,
+        main: Uid,
+        transcript: Transcript,
+        presence: Presence,
+        options: OpenOptions,
+    ) -> Result<Self> {
+        let disk = &**store.disk();
+        let lock = WriteLock::open(disk, &transcript.path)?;
+        lock.take(options.wait, options.sharing == Sharing::Exclusive)?;
+        let (mut state, ends) = State::read(disk, &transcript, store.digest())?;
+        let note = Note::read(disk, &store.layout().marker(main));
+        let alone = presence.is_last();
+        presence.stay()?;
+        let rewrite = alone || options.sharing == Sharing::Exclusive || note.is_some_and(|note| note.poisoned);
+        let synced = recover::settle(disk, &transcript, &ends, rewrite)?;
+        state.tip.link.synced = ends.link.synced;
+        let path = &transcript.path;
+        let core = Core {
+            store: store.clone(),
+            key: key.clone(),
+            side: side.cloned(),
+            main,
+            syncer: Syncer::new(path.clone(), transcript.file.clone(), synced.max(ends.link.synced)),
+            written: AtomicU64::new(ends.link.end),
+            names_synced: AtomicBool::new(false),
+            durability: options.durability.unwrap_or(store.durability()),
+            options,
+            pid: std::process::id(),
+            writer: Mutex::new(Writer {
+                appender: Appender::new(path.clone(), transcript.file.clone(), ends.link, store.max_line()),
+                state,
+                view: None,
+                lock,
+                presence: Some(presence),
+                noted: ends.link.end,
+                closed_at: ends.closed.then_some(ends.link.end),
+            }),
+            transcript,
+        };
+        if options.sharing == Sharing::PerCall {
+            core.lock().lock.release();
+        }
+        let core = Arc::new(core);
+        if let Durability::Interval(every) = core.durability {
+            store.tick_every(every, &core);
+        }
+        Ok(Self { core })
+    }
+
+    /// The session's project and id.
+    #[must_use]
+    pub fn key(&self) -> &SessionKey {
+        &self.core.key
+    }
+
+    /// The side transcript's name, for one.
+    #[must_use]
+    pub fn side_name(&self) -> Option<&SideName> {
+        self.core.side.as_ref()
+    }
+
+    /// The uid of this transcript.
+    #[must_use]
+    pub fn uid(&self) -> Uid {
+        self.core.transcript.header.uid
+    }
+
+    /// Appends a value as one record.
+    ///
+    /// Readers see it at once. It survives what the handle's [`Durability`] says. Cost: one write, no sync with
+    /// [`Durability::Write`], and no allocation once the buffers have grown.
+    ///
+    /// # Errors
+    ///
+    /// Nothing was written: [`Error::BadJson`], [`Error::TooDeep`], [`Error::TooLarge`], [`Error::Locked`], [`Error::Stale`],
+    /// [`Error::Poisoned`]; [`Error::Full`] and [`Error::Io`] of the write. After [`Error::Io`] of a sync the record may or may
+    /// not survive, and the handle is poisoned.
+    pub fn append<T: Serialize + ?Sized>(&self, value: &T) -> Result<Position> {
+        self.append_one(|buf| {
+            let from = buf.len();
+            serde_json::to_writer(&mut *buf, value).map_err(|error| Error::BadJson { why: error.to_string() })?;
+            if let std::borrow::Cow::Owned(other) = json::normalise(&buf[from..])? {
+                buf.truncate(from);
+                buf.extend_from_slice(&other);
+            }
+            Ok(())
+        })
+    }
+
+    /// Appends JSON text that has been checked already.
+    ///
+    /// # Errors
+    ///
+    /// As [`Session::append`].
+    pub fn append_raw(&self, value: &RawValue) -> Result<Position> {
+        let payload = json::normalise(value.get().as_bytes())?;
+        self.append_one(|buf| {
+            buf.extend_from_slice(&payload);
+            Ok(())
+        })
+    }
+
+    /// Appends JSON text, which is checked first.
+    ///
+    /// # Errors
+    ///
+    /// As [`Session::append`].
+    pub fn append_json(&self, text: &[u8]) -> Result<Position> {
+        let payload = json::check(text)?;
+        self.append_one(|buf| {
+            buf.extend_from_slice(&payload);
+            Ok(())
+        })
+    }
+
+    fn append_one(&self, payload: impl FnOnce(&mut Vec<u8>) -> Result<()>) -> Result<Position> {
+        let core = &*self.core;
+        let position = core.change(|writer| {
+            let now = core.store.now();
+            let promise = core.promise(writer);
+            writer.appender.stage(now, (kind::DATA, None, false), promise, payload)?;
+            core.write(writer)?;
+            Ok(core.transcript.position(&writer.state.tip))
+        })?;
+        core.make_durable(position.offset.get())?;
+        Ok(position)
+    }
+
+    /// Appends one record with what is set on it, unless its id is in the view already.
+    ///
+    /// # Errors
+    ///
+    /// As [`Session::append`].
+    pub fn append_record(&self, record: &NewRecord<'_>) -> Result<Appended> {
+        let appended = self.append_batch(std::slice::from_ref(record))?;
+        Ok(appended.first().copied().unwrap_or(Appended::Duplicate))
+    }
+
+    /// Appends records as a batch: readers see all of them or none, after any crash too. Those whose id the view, or an earlier one
+    /// of them, holds already are left out.
+    ///
+    /// Cost: one write for all of them.
+    ///
+    /// # Errors
+    ///
+    /// As [`Session::append`]; nothing of the batch was written then.
+    pub fn append_batch(&self, records: &[NewRecord<'_>]) -> Result<Vec<Appended>> {
+        let core = &*self.core;
+        let (appended, end) = core.change(|writer| {
+            let now = core.store.now();
+            let promise = core.promise(writer);
+            let known = core.duplicates(writer, records)?;
+            let last = known.iter().rposition(|known| !known);
+            for (index, record) in records.iter().enumerate().filter(|(index, _)| !known[*index]) {
+                let id = record.id.as_ref().map(RecordId::as_str);
+                let more = Some(index) != last;
+                writer.appender.stage(record.at.unwrap_or(now), (kind::DATA, id, more), promise, |buf| {
+                    buf.extend_from_slice(&record.payload);
+                    Ok(())
+                })?;
+            }
+            let mut tip = writer.state.tip;
+            let mut positions = Vec::with_capacity(records.len());
+            for (start, whole) in writer.appender.staged() {
+                tip = tip.after(start, &whole, None);
+                positions.push(core.transcript.position(&tip));
+            }
+            core.write(writer)?;
+            let mut positions = positions.into_iter();
+            let appended = |known| match known {
+                true => Appended::Duplicate,
+                false => positions.next().map_or(Appended::Duplicate, Appended::New),
+            };
+            let appended: Vec<Appended> = known.into_iter().map(appended).collect();
+            Ok((appended, writer.appender.link().end))
+        })?;
+        core.make_durable(end)?;
+        Ok(appended)
+    }
+
+    /// Returns once everything that was appended through this handle survives a power cut.
+    ///
+    /// Threads that call it at once share syncs.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`]: the handle is poisoned, and what was appended since the last sync may be lost. [`Error::Poisoned`].
+    pub fn sync(&self) -> Result<()> {
+        self.core.sync_to(self.core.written.load(Ordering::Acquire))
+    }
+
+    /// Changes the session's metadata by a merge patch (RFC 7396): members are replaced, and removed by `null`.
+    ///
+    /// Metadata belongs to the session: it survives rewinds. `title`, `description` and `model` are strings, `tags` an array of
+    /// strings, `cost` a number, `archived` true or false; everything else is yours.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::BadArgument`] when `patch` is no object or a member has the wrong type, or this is a side transcript; else as
+    /// [`Session::append`].
+    pub fn set(&self, patch: &Value) -> Result<()> {
+        let core = &*self.core;
+        if core.side.is_some() {
+            return Err(Error::BadArgument { why: "a side transcript has no metadata of its own".to_owned() });
+        }
+        check_meta(patch)?;
+        let bytes = serde_json::to_vec(patch).map_err(|error| Error::BadJson { why: error.to_string() })?;
+        let payload = json::normalise(&bytes)?;
+        let end = core.change(|writer| core.control(writer, kind::META, &payload))?;
+        core.make_durable(end)
+    }
+
+    /// The session's metadata, as [`Session::set`] and its creation left it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Session::append`].
+    pub fn meta(&self) -> Result<Object<String, Value>> {
+        self.core.change(|writer| Ok(writer.state.meta.clone()))
+    }
+
+    /// The position after the newest record.
+    ///
+    /// # Errors
+    ///
+    /// As [`Session::append`].
+    pub fn head(&self) -> Result<Position> {
+        self.core.change(|writer| Ok(self.core.transcript.position(&writer.state.tip)))
+    }
+
+    /// Makes a record of the view the newest one, and returns the position that was left.
+    ///
+    /// Nothing is removed: what came after becomes an abandoned tail, in which forks go on working, and which [`Session::undo`] brings
+    /// back. Cost: one small record.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] when the view has no such place; else as [`Session::append`].
+    pub fn rewind(&self, to: &At) -> Result<Position> {
+        let core = &*self.core;
+        let (left, end) = core.change(|writer| {
+            let left = core.transcript.position(&writer.state.tip);
+            let view = core.finder().view(left)?;
+            let target = core.place(writer, &view, to)?;
+            let holds = |position: &Position| {
+                view.extents.iter().any(|extent| {
+                    extent.source.uid == position.uid
+                        && extent.moved == position.moved.get()
+                        && extent.from.end <= position.offset.get()
+                        && position.offset.get() <= extent.to
+                })
+            };
+            if !holds(&target) {
+                return Err(Error::not_found(Named::Position, target));
+            }
+            let moved = Offset(writer.state.tip.moved);
+            let payload = control::encode(&Rewind { to: target.into(), moved });
+            Ok((left, core.control(writer, kind::REWIND, &payload)?))
+        })?;
+        core.make_durable(end)?;
+        Ok(left)
+    }
+
+    /// Takes back the newest rewind that has not been undone, and returns the position that was left. What was appended since becomes an abandoned
+    /// tail, which [`Session::redo`] brings back.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NothingTo`]; else as [`Session::append`].
+    pub fn undo(&self) -> Result<Position> {
+        self.take_back(kind::UNDO, |finder, newest| finder.undoable(newest))
+    }
+
+    /// Takes back the newest undo, and returns the position that was left.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NothingTo`]; else as [`Session::append`].
+    pub fn redo(&self) -> Result<Position> {
+        self.take_back(kind::REDO, |finder, newest| finder.redoable(newest))
+    }
+
+    fn take_back(
+        &self,
+        what: &'static str,
+        which: impl FnOnce(&Finder<'_>, u64) -> Result<Option<u64>>,
+    ) -> Result<Position> {
+        let core = &*self.core;
+        let (left, end) = core.change(|writer| {
+            let finder = core.finder();
+            let left = core.transcript.position(&writer.state.tip);
+            let newest = writer.state.tip.moved;
+            let of = which(&finder, newest)?.ok_or(Error::NothingTo { what })?;
+            let to = finder.before_move(&writer.state, of)?.into();
+            let payload = control::encode(&Undo { of: Offset(of), to, moved: Offset(newest) });
+            Ok((left, core.control(writer, what, &payload)?))
+        })?;
+        core.make_durable(end)?;
+        Ok(left)
+    }
+
+    /// Syncs, and leaves the file in a state in which the next open need not look at it again.
+    ///
+    /// Afterwards everything survives a power cut, the session is in the store's index, and it is no longer live unless another handle
+    /// is open.
+    ///
+    /// # Errors
+    ///
+    /// As [`Session::sync`], and [`Error::Full`] and [`Error::Io`] of the index.
+    pub fn close(self) -> Result<()> {
+        self.core.close()
+    }
+}
+
+impl Core {
+    /// Runs `change` with the write lock held and what others have appended taken note of.
+    fn change<T>(&self, change: impl FnOnce(&mut Writer) -> Result<T>) -> Result<T> {
+        if std::process::id() != self.pid {
+            let path = self.transcript.path.clone();
+            return Err(Error::Stale { path, why: "the process was forked, and locks do not come along" });
+        }
+        let mut guard = self.lock();
+        let writer = &mut *guard;
+        if writer.presence.is_none() || writer.appender.is_broken() || self.syncer.has_failed() {
+            return Err(Error::Poisoned { path: self.transcript.path.clone() });
+        }
+        let shared = self.options.sharing == Sharing::PerCall;
+        if shared {
+            writer.lock.take(self.options.wait.max(Duration::from_secs(10)), false)?;
+        }
+        let result = if shared { self.catch_up(writer) } else { Ok(()) }.and_then(|()| change(writer));
+        if result.is_err() {
+            writer.appender.discard();
+        }
+        if shared {
+            writer.lock.release();
+        }
+        result
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Writer> {
+        // A panic of a caller's serialiser leaves lines staged and nothing else; they are discarded with the next error.
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.writer.is_poisoned() {
+            writer.appender.discard();
+            self.writer.clear_poison();
+        }
+        writer
+    }
+
+    /// Takes note of what other writers have appended.
+    fn catch_up(&self, writer: &mut Writer) -> Result<()> {
+        let Transcript { file, path, .. } = &self.transcript;
+        let stale = |why| Error::Stale { path: path.clone(), why };
+        let link = writer.appender.link();
+        let len = file.len().map_err(|error| Error::io("read", path, error))?;
+        if len < link.end || !self.transcript.fits(&self.transcript.position(&writer.state.tip))? {
+            return Err(stale("another program cut or rewrote it"));
+        }
+        if len == link.end {
+            return Ok(());
+        }
+        let (state, digest) = (&mut writer.state, self.store.digest());
+        let ends = ends::find(&**file, path, link, |seen| match seen {
+            Seen::Line(start, whole) => state.line(&self.transcript, start, whole, digest),
+            Seen::Gap(_) => Err(stale("it was repaired")),
+        })?;
+        if ends.link.end != len {
+            return Err(stale("something stands at its end that does not continue it"));
+        }
+        writer.view = None;
+        writer.appender.catch_up(ends.link);
+        self.syncer.learn(ends.promise);
+        self.written.store(ends.link.end, Ordering::Release);
+        Ok(())
+    }
+
+    /// The promise of the next line.
+    fn promise(&self, writer: &Writer) -> u64 {
+        let link = writer.appender.staged_link();
+        self.syncer.promise().max(link.synced).min(link.end)
+    }
+
+    /// Which of `records` have an id that the view, or one before them, holds.
+    fn duplicates(&self, writer: &mut Writer, records: &[NewRecord<'_>]) -> Result<Vec<bool>> {
+        let mut known = Vec::with_capacity(records.len());
+        let mut here = std::collections::HashSet::new();
+        for record in records {
+            let Some(id) = &record.id else {
+                known.push(false);
+                continue;
+            };
+            let twice = !here.insert(id);
+            known.push(twice || self.holds(writer, id)?);
+        }
+        Ok(known)
+    }
+
+    /// Whether the view holds a record with this id.
+    fn holds(&self, writer: &mut Writer, id: &RecordId) -> Result<bool> {
+        if writer.view.is_none() {
+            let mut view = self.finder().view(self.transcript.position(&writer.state.tip))?;
+            // It stays the view while records are added at its end.
+            if let Some(last) = view.extents.last_mut() {
+                last.to = u64::MAX;
+            }
+            writer.view = Some(view);
+        }
+        let Some(view) = &writer.view else { return Ok(false) };
+        let found = writer.state.find_id(&**self.store.disk(), &self.transcript, view, id)?;
+        Ok(found.is_some())
+    }
+
+    /// Writes one control record, and returns its end.
+    fn control(&self, writer: &mut Writer, kind: &'static str, payload: &[u8]) -> Result<u64> {
+        let promise = self.promise(writer);
+        writer.appender.stage(self.store.now(), (kind, None, false), promise, |buf| {
+            buf.extend_from_slice(payload);
+            Ok(())
+        })?;
+        if matches!(kind, kind::REWIND | kind::UNDO | kind::REDO) {
+            writer.view = None;
+        }
+        self.write(writer)?;
+        Ok(writer.appender.link().end)
+    }
+
+    /// Writes what is staged and takes note of it.
+    fn write(&self, writer: &mut Writer) -> Result<()> {
+        let written = writer.appender.write();
+        if writer.appender.is_broken() {
+            self.note_poison(writer);
+        }
+        written?;
+        let Writer { appender, state, .. } = writer;
+        for (start, whole) in appender.staged() {
+            state.line(&self.transcript, start, &whole, self.store.digest())?;
+        }
+        appender.discard();
+        self.written.store(appender.link().end, Ordering::Release);
+        if appender.link().end >= writer.noted + NOTE_EVERY {
+            // Only lists are slower without a note or a map.
+            let _ = self.take_notes(writer);
+        }
+        Ok(())
+    }
+
+    /// Brings the marker's note, and the map where it is worth it, up to the tip.
+    fn take_notes(&self, writer: &mut Writer) -> Result<()> {
+        let (disk, digest) = (&**self.store.disk(), self.store.digest());
+        writer.noted = writer.appender.link().end;
+        if writer.state.wants_map() {
+            self.summarise(writer)?;
+            writer.state.write_map(disk, &self.transcript, digest, self.store.now())?;
+        }
+        if self.side.is_none() {
+            self.summarise(writer)?;
+            let note = Note { known: self.known(writer), ..Note::new(&self.key) };
+            if let Some(presence) = &writer.presence {
+                presence.write(&note, self.store.now())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the digest at the tip known.
+    fn summarise(&self, writer: &mut Writer) -> Result<()> {
+        if writer.state.summary.is_none() {
+            let view = self.finder().view(self.transcript.position(&writer.state.tip))?;
+            let disk = &**self.store.disk();
+            writer.state.summary =
+                Some(writer.state.digest_of(disk, &self.transcript, &view, self.store.digest())?);
+        }
+        Ok(())
+    }
+
+    fn known(&self, writer: &Writer) -> Option<Known> {
+        let digest = self.store.digest();
+        Some(Known {
+            at: self.transcript.position(&writer.state.tip).into(),
+            synced: writer.state.tip.link.synced,
+            updated: writer.state.updated(),
+            digest: format!("{}/{}", digest.name(), digest.version()),
+            summary: writer.state.summary.clone()?,
+            meta: writer.state.meta.clone(),
+        })
+    }
+
+    /// Tells whoever opens the session next that its end is not to be believed. Where that fails too, an unclean end says
+    /// the same to everybody but a writer that shares the session.
+    fn note_poison(&self, writer: &Writer) {
+        if let Some(presence) = &writer.presence {
+            let note = Note { poisoned: true, ..Note::new(&self.key) };
+            let _ = presence.write(&note, self.store.now());
+        }
+    }
+
+    fn place(&self, writer: &mut Writer, view: &View, at: &At) -> Result<Position> {
+        let finder = self.finder();
+        match at {
+            At::Head => Ok(view.end),
+            At::Seq(seq) => finder.seq(&writer.state, view, *seq),
+            At::Id(id) => finder.id(&mut writer.state, view, id),
+            At::Position(position) => finder.position(&writer.state, *position),
+        }
+    }
+
+    fn finder(&self) -> Finder<'_> {
+        Finder { disk: &**self.store.disk(), layout: self.store.layout(), transcript: &self.transcript }
+    }
+
+    fn make_durable(&self, end: u64) -> Result<()> {
+        match self.durability {
+            Durability::Sync => self.sync_to(end),
+            Durability::Write | Durability::Interval(_) => Ok(()),
+        }
+    }
+
+    /// Syncs whatever is written and not synced yet.
+    pub(crate) fn sync_all(&self) -> Result<()> {
+        self.sync_to(self.written.load(Ordering::Acquire))
+    }
+
+    fn sync_to(&self, end: u64) -> Result<()> {
+        let synced = self.syncer.sync_to(end, || self.written.load(Ordering::Acquire), || self.sync_names());
+        if synced.is_err() && self.syncer.has_failed() {
+            self.note_poison(&self.lock());
+        }
+        synced
+    }
+
+    /// Makes the marker survive a power cut, and the names of a session of which nothing was promised yet.
+    fn sync_names(&self) -> Result<()> {
+        if self.names_synced.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        if let Some(presence) = &self.lock().presence {
+            presence.sync()?;
+        }
+        if self.syncer.promise() == 0 {
+            let dir = self.transcript.path.parent().map(std::path::Path::to_owned).unwrap_or_default();
+            let above: Vec<PathBuf> =
+                dir.ancestors().take_while(|dir| *dir != self.store.layout().root).map(PathBuf::from).collect();
+            for dir in above {
+                self.store.disk().sync_dir(&dir).map_err(|error| Error::io("sync", &dir, error))?;
+            }
+        }
+        self.names_synced.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    fn close(&self) -> Result<()> {
+        if std::process::id() != self.pid {
+            return Ok(());
+        }
+        let closed = self.try_close();
+        // Dropping the share without removing the marker leaves the session to be looked at by lists, and to whoever opens it next.
+        self.lock().presence = None;
+        closed
+    }
+
+    fn try_close(&self) -> Result<()> {
+        if self.lock().presence.is_none() {
+            return Ok(());
+        }
+        self.sync_all()?;
+        self.change(|writer| {
+            let Some(presence) = writer.presence.take() else { return Ok(()) };
+            let last = presence.is_last();
+            let end = writer.appender.link();
+            if (last || self.options.sharing == Sharing::Exclusive) && writer.closed_at != Some(end.end) {
+                self.write_close(writer)?;
+            }
+            if writer.state.wants_map() {
+                self.summarise(writer)?;
+                let disk = &**self.store.disk();
+                writer.state.write_map(disk, &self.transcript, self.store.digest(), self.store.now())?;
+            }
+            if last {
+                self.settle_entry(writer)?;
+                presence.remove()?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Ends the file with an `xclose`. What is written must be synced; it need not be itself.
+    fn write_close(&self, writer: &mut Writer) -> Result<()> {
+        let end = writer.appender.link();
+        if self.syncer.promise() < end.end {
+            return Ok(());
+        }
+        let payload = close_payload(end.crc);
+        self.control(writer, kind::CLOSE, &payload).map(drop)
+    }
+
+    /// Publishes the session's entry for lists, which the marker stood for.
+    fn settle_entry(&self, writer: &mut Writer) -> Result<()> {
+        if self.side.is_some() {
+            return self.store.publish_session(&self.key);
+        }
+        self.summarise(writer)?;
+        let size = writer.appender.link().end;
+        let entry = self.store.entry_of(&self.transcript, &writer.state, size)?;
+        self.store.publish(&entry)
+    }
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        let _ = self.close();
+    }
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Session({})", self.core.transcript.path.display())
+    }
+}
+
+/// Opens the transcript that a name stands for, and checks that it says so itself.
+pub(crate) fn open_named(
+    disk: &dyn Disk,
+    dir: &std::path::Path,
+    key: &SessionKey,
+    side: Option<&SideName>,
+    how: How,
+) -> Result<Transcript> {
+    let path = dir.join(Layout::transcript(side));
+    let Some(found) = Transcript::open(disk, &path, how)? else {
+        return Err(match side {
+            None => Error::not_found(Named::Session, key),
+            Some(side) => Error::not_found(Named::Side, side),
+        });
+    };
+    let header = &found.header;
+    let same = header.project == key.project
+        && header.session == key.session
+        && header.side.as_ref().map(|side| &side.name) == side;
+    if !same {
+        return Err(found.corrupt(0, "the header names another session"));
+    }
+    debug_assert_eq!(session_dir(&path), dir);
+    Ok(found)
+}
+
+/// That a patch of metadata gives known members their types.
+pub(crate) fn check_meta(patch: &Value) -> Result<()> {
+    let wrong = |what: &str| Err(Error::BadArgument { why: format!("metadata: {what}") });
+    let Value::Object(patch) = patch else { return wrong("a JSON object is wanted") };
+    for (name, value) in patch {
+        let fits = match name.as_str() {
+            "title" | "description" | "model" => value.is_string() || value.is_null(),
+            "tags" => value.is_null() || value.as_array().is_some_and(|tags| tags.iter().all(Value::is_string)),
+            "cost" => value.is_number() || value.is_null(),
+            "archived" => value.is_boolean() || value.is_null(),
+            _ => true,
+        };
+        if !fits {
+            return wrong(&format!("{name:?} has a value of the wrong type"));
+        }
+    }
+    Ok(())
+}
+
