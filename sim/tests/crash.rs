@@ -137,6 +137,20 @@ fn a_moved_directory_takes_its_contents_along() {
 }
 
 #[test]
+fn directories_never_end_up_inside_each_other() {
+    let disk = SimDisk::new(0);
+    let process = disk.process();
+    for dir in ["/c", "/c/b"] {
+        process.create_dir(p(dir)).expect("new");
+    }
+    process.sync_dir(p("/c")).expect("no fault");
+    process.sync_dir(p("/")).expect("no fault");
+    process.rename(p("/c/b"), p("/b")).expect("there");
+    process.rename(p("/c"), p("/b/c")).expect("there");
+    assert_eq!(outcomes(&disk), set(&[&["/c", "/c/b"], &["/b", "/c"], &["/b", "/b/c"]]));
+}
+
+#[test]
 fn canonical_cuts_are_what_they_say() {
     let disk = SimDisk::new(0);
     let process = disk.process();
