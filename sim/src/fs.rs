@@ -148,7 +148,7 @@ impl Fs {
             return Err(ErrorKind::ResourceBusy.into());
         };
         let dir = self.find(parent)?;
-        self.child(dir, name)?;
+        self.entries(dir)?;
         Ok((dir, name))
     }
 

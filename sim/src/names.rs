@@ -205,13 +205,13 @@ impl Change {
     }
 
     fn follows(&self, earlier: &Change) -> bool {
+        // This also orders the changes of one file: each takes it from the name that the one before gave it.
         let same_name = self.sets.iter().any(|(d, n, _)| earlier.sets.iter().any(|(dd, nn, _)| d == dd && n == nn));
-        let same_subject = self.subjects.iter().any(|ino| earlier.subjects.contains(ino));
         // A directory goes only once everything has gone from it.
         let empties = self.gone_dir.is_some_and(|dir| earlier.is_in(dir));
         // Without this, two directories could end up inside each other.
         let moves_above = self.moved_below.iter().any(|ino| earlier.subjects.contains(ino));
-        same_name || same_subject || empties || moves_above
+        same_name || empties || moves_above
     }
 
     fn apply(&self, tree: &mut Tree) {
