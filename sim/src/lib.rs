@@ -72,6 +72,7 @@ mod fs;
 mod machine;
 mod names;
 mod op;
+pub mod reader;
 mod rng;
 
 pub use crash::{Cut, Snapshot};
