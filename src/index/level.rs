@@ -92,7 +92,7 @@ impl Level {
         match self {
             Self::Memory(memory) => {
                 let row = usize::try_from(n).ok().and_then(|n| memory.rows.get(n)).map(|(row, _)| *row);
-                row.ok_or_else(|| not_there())
+                row.ok_or_else(not_there)
             }
             Self::Run(run) => run.row(n),
         }
@@ -103,7 +103,7 @@ impl Level {
         match self {
             Self::Memory(memory) => {
                 let text = usize::try_from(n).ok().and_then(|n| memory.rows.get(n)).map(|(_, text)| text.clone());
-                text.and_then(|text| memory.bytes.get(text)).ok_or_else(|| not_there())
+                text.and_then(|text| memory.bytes.get(text)).ok_or_else(not_there)
             }
             Self::Run(run) => run.text(row),
         }
@@ -186,10 +186,10 @@ pub(super) fn merge(levels: &[Level], bottom: bool, out: &mut Writer) -> Result<
         let heads = next.iter().enumerate().filter_map(|(rank, (_, row))| Some((row.as_ref()?.order(), rank)));
         let Some((_, rank)) = heads.min() else { break };
         let (Some(level), Some((n, head))) = (levels.get(rank), next.get_mut(rank)) else { break };
-        if let Some(row) = head.take() {
-            if !shadowed(&levels[..rank], row.uid)? {
-                out.add(row, level.text(*n, &row)?)?;
-            }
+        if let Some(row) = head.take()
+            && !shadowed(&levels[..rank], row.uid)?
+        {
+            out.add(row, level.text(*n, &row)?)?;
         }
         *n += 1;
         *head = first(level, *n)?;

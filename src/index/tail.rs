@@ -37,10 +37,10 @@ impl Loaded {
         let path = place.tail();
         let file = open(disk, &path, How::Read)?;
         let (file_id, len) = (about(&path, file.file_id())?, about(&path, file.len())?);
-        if let Some(before) = before.as_ref() {
-            if (before.file_id, before.len, before.mark) == (file_id, len, mark) {
-                return Ok(Arc::clone(before));
-            }
+        if let Some(before) = before.as_ref()
+            && (before.file_id, before.len, before.mark) == (file_id, len, mark)
+        {
+            return Ok(Arc::clone(before));
         }
         let bytes = read_all(&path, &*file, len)?;
         let mut gather = Gather::default();
@@ -146,11 +146,11 @@ impl Tail {
         let path = place.tail();
         let file = open(disk, &path, How::Write)?;
         let (file_id, len) = (about(&path, file.file_id())?, about(&path, file.len())?);
-        if let Some(before) = before {
-            // The old handle is still open, so a file of the same number is the same file.
-            if (before.file_id, before.end.len, before.anchor) == (file_id, len, anchor) {
-                return Ok(Self { slot, ..before });
-            }
+        // The old handle is still open, so a file of the same number is the same file.
+        if let Some(before) = before
+            && (before.file_id, before.end.len, before.anchor) == (file_id, len, anchor)
+        {
+            return Ok(Self { slot, ..before });
         }
         let bytes = read_all(&path, &*file, len)?;
         let walked = walk(&bytes, |_, _| {}).and_then(|walked| walked.check(anchor).map(|()| walked));

@@ -205,7 +205,7 @@ fn with_runs(root: &Path) -> (Index, Model) {
     let first: Vec<_> = (0..6000).map(sample).collect();
     index.rebuild([3; 16], first.iter().cloned().map(Ok)).unwrap();
     let mut model: Model = first.into_iter().map(|entry| (entry.uid, entry)).collect();
-    for step in 6000..6300 {
+    for step in 7500..7700 {
         let entry = version(step % 400, step);
         model.insert(entry.uid, entry.clone());
         index.publish(&[entry]).unwrap();
@@ -560,4 +560,53 @@ fn without_files_an_index_asks_to_be_built() {
     assert!(failed.is_err());
     assert_eq!(view(&index).by_uid(sample(1).uid).unwrap(), None);
     assert_eq!(view(&index).get(&SessionKey::new("a", "b").unwrap()).unwrap(), None);
+}
+
+/// Prints how long the questions take; the answers are checked first.
+/// `cargo test --release -p forklog --lib -- --ignored --nocapture how_long_lists_take`
+#[test]
+#[ignore = "a measurement"]
+fn how_long_lists_take() {
+    fn median(mut run: impl FnMut()) -> Duration {
+        let mut times: Vec<_> = (0..21)
+            .map(|_| {
+                let start = std::time::Instant::now();
+                run();
+                start.elapsed()
+            })
+            .collect();
+        times.sort();
+        times[10]
+    }
+    for count in [1_000, 100_000, 1_000_000] {
+        let root = tempfile::tempdir().unwrap();
+        let build = std::time::Instant::now();
+        index(root.path()).rebuild([1; 16], (0..count).map(|n| Ok(sample(n)))).unwrap();
+        let build = build.elapsed();
+        let newest = || view(&index(root.path())).list(&Filter::default(), None, 50, None).unwrap();
+        let wanted: Vec<_> = (0..count).rev().map(sample).filter(|entry| !entry.archived).take(50).collect();
+        assert_eq!(newest().entries, wanted);
+        let narrow = Filter {
+            tags_all: vec!["tag-2".into()],
+            min_cost: Some(9.5),
+            updated_from: Some(sample(count / 2).updated),
+            ..Filter::default()
+        };
+        let find = |limit| view(&index(root.path())).list(&narrow, None, limit, None).unwrap();
+        let fits = (count / 2..count).filter(|n| narrow.fits(&sample(*n))).count();
+        assert_eq!(find(usize::MAX).entries.len(), fits);
+        let none = Filter { tags_all: vec!["nothing".into()], ..all() };
+        let scan = || assert!(view(&index(root.path())).list(&none, None, 50, None).unwrap().entries.is_empty());
+        let project = Filter { project: Some("/home/me/p3".parse().unwrap()), ..all() };
+        let in_project = || view(&index(root.path())).list(&project, None, 50, None).unwrap();
+        assert_eq!(in_project().entries.len(), 50);
+        println!(
+            "{count}: rebuild {build:?}, newest 50 {:?}, filter 50 {:?}, filter all {fits} {:?}, scan {:?}, project {:?}",
+            median(|| drop(newest())),
+            median(|| drop(find(50))),
+            median(|| drop(find(usize::MAX))),
+            median(scan),
+            median(|| drop(in_project())),
+        );
+    }
 }

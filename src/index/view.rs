@@ -56,12 +56,12 @@ impl View {
             let heads = scans.iter().enumerate().filter_map(|(rank, scan)| Some((scan.head?.1.order(), rank)));
             let Some((_, rank)) = heads.min() else { break };
             let Some(scan) = scans.get_mut(rank) else { break };
-            if let Some((n, row)) = scan.head {
-                if !shadowed(&levels[..rank], row.uid)? {
-                    let entry = scan.level.entry(n, &row)?;
-                    if filter.fits(&entry) {
-                        entries.push(entry);
-                    }
+            if let Some((n, row)) = scan.head
+                && !shadowed(&levels[..rank], row.uid)?
+            {
+                let entry = scan.level.entry(n, &row)?;
+                if filter.fits(&entry) {
+                    entries.push(entry);
                 }
             }
             scan.advance(&sieve)?;
