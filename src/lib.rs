@@ -5,12 +5,17 @@ pub mod disk;
 mod error;
 mod format;
 mod ids;
+mod index;
 mod log;
+mod session;
+mod store;
 mod time;
 
 pub use digest::{AgentDigest, Digest, NoDigest, Summary};
 pub use error::{Error, Kind, Named, Result};
+pub use format::entry::Entry;
 pub use ids::{Crc, Offset, Position, ProjectName, RecordId, Seq, SessionId, SessionKey, SideName, Uid};
+pub use index::{Archived, Cursor, Filter, Page};
 pub use time::{Env, OsEnv, Timestamp};
 
 /// The deepest nesting of arrays and objects in a payload.

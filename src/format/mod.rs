@@ -4,10 +4,13 @@
 //! business.
 
 pub(crate) mod control;
+pub(crate) mod entry;
 pub(crate) mod json;
 pub(crate) mod line;
 pub(crate) mod map;
 pub(crate) mod name;
+pub(crate) mod run;
+pub(crate) mod tail;
 
 /// The format that this version writes.
 pub(crate) const VERSION: u32 = 1;

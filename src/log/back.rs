@@ -1,17 +1,19 @@
 //! Lines of a file from back to front, each verified alone.
 
 use std::io;
+use std::sync::Arc;
 
 use crate::disk::File;
-use crate::format::line::{self, Link, SEED_BACK, Whole};
+use crate::format::line::{self, Frame, Link, SEED_BACK, Whole};
 use crate::ids::Crc;
 
 /// Bytes read at once.
 const CHUNK: usize = 64 << 10;
 
 /// Reads the lines of `[from, to)`, last first. `to` is the end of a line, or of anything that is to be searched.
-pub(crate) struct BackScanner<'f> {
-    file: &'f dyn File,
+#[derive(Debug)]
+pub(crate) struct BackScanner {
+    file: Arc<dyn File>,
     /// Where the first line begins, and what it is checked against.
     from: Link,
     /// Everything from here on has been returned.
@@ -21,6 +23,8 @@ pub(crate) struct BackScanner<'f> {
     ///
     /// Invariant: `buf_at + buf.len() >= end`, unless `buf` is empty.
     buf_at: u64,
+    /// The line that was returned last, and what it is verified with.
+    last: (Frame, Link),
 }
 
 /// A candidate: bytes between two line feeds.
@@ -33,9 +37,9 @@ pub(crate) enum Back<'a> {
     End,
 }
 
-impl<'f> BackScanner<'f> {
-    pub(crate) fn new(file: &'f dyn File, from: Link, to: u64) -> Self {
-        Self { file, from, end: to, buf: Vec::new(), buf_at: to }
+impl BackScanner {
+    pub(crate) fn new(file: Arc<dyn File>, from: Link, to: u64) -> Self {
+        Self { file, from, end: to, buf: Vec::new(), buf_at: to, last: (Frame::default(), from) }
     }
 
     /// The next line towards the front.
@@ -44,14 +48,40 @@ impl<'f> BackScanner<'f> {
             return Ok(Back::End);
         }
         let (start, end) = (self.find_start()?, self.end);
-        self.end = start;
         let link = if start == self.from.end { Some(self.from) } else { self.seed(start)? };
-        let line = self.slice(start, end);
-        let Some(link) = link else { return Ok(Back::Bad(start, "no checksum stands before the line")) };
-        Ok(match line::check(line, link) {
-            Ok(whole) => Back::Line(start, whole),
+        let Some(link) = link else {
+            self.end = start;
+            return Ok(Back::Bad(start, "no checksum stands before the line"));
+        };
+        self.end = start;
+        let checked = line::check(self.slice(start, end), link).map(|whole| whole.frame());
+        Ok(match checked {
+            Ok(frame) => {
+                self.last = (frame, link);
+                Back::Line(start, self.line().0)
+            }
             Err(why) => Back::Bad(start, why),
         })
+    }
+
+    /// The line that was returned last, and its bytes without the line feed.
+    pub(crate) fn line(&self) -> (Whole<'_>, &[u8]) {
+        let (frame, link) = &self.last;
+        let line = self.slice(link.end, frame.link.end);
+        (frame.of(line), line.strip_suffix(b"\n").unwrap_or(line))
+    }
+
+    /// What the line that was returned last is verified with; its `end` is where that line starts.
+    pub(crate) fn link_before(&self) -> Link {
+        self.last.1
+    }
+
+    /// Goes on before `end`.
+    pub(crate) fn seek(&mut self, end: u64) {
+        self.end = end;
+        if end < self.buf_at {
+            (self.buf, self.buf_at) = (Vec::new(), end);
+        }
     }
 
     /// Where the line that ends at `end` starts: behind the line feed before it.

@@ -1,6 +1,7 @@
 //! Where a transcript ends, and whether what stands there is damage or what a crash left (FORMAT.md, section 6).
 
 use std::path::Path;
+use std::sync::Arc;
 
 use super::back::{Back, BackScanner};
 use super::scan::{Scanner, Step, Stop};
@@ -43,7 +44,7 @@ pub(crate) enum Seen<'a> {
 ///
 /// [`Error::Corrupt`] for a bad line before the promise; [`Error::Io`]; whatever `visit` returns.
 pub(crate) fn find(
-    file: &dyn File,
+    file: &Arc<dyn File>,
     path: &Path,
     from: Link,
     mut visit: impl FnMut(Seen<'_>) -> Result<()>,
@@ -72,14 +73,14 @@ pub(crate) fn find(
 
 /// Reads on from `ends` as far as lines are good. Returns why it stopped before the file's length, padding aside.
 fn go_on(
-    file: &dyn File,
+    file: &Arc<dyn File>,
     path: &Path,
     ends: &mut Ends,
     visit: &mut impl FnMut(Seen<'_>) -> Result<()>,
 ) -> Result<Option<&'static str>> {
     let io = |source| Error::io("read", path, source);
     let early = promise_at_end(file, ends.link, ends.len).map_err(io)?;
-    let mut scanner = Scanner::new(file, ends.link, ends.len);
+    let mut scanner = Scanner::new(file.clone(), ends.link, ends.len);
     // Lines before this place are known to be in complete batches.
     let mut complete = early;
     loop {
@@ -126,8 +127,8 @@ fn go_on(
 }
 
 /// The end of the batch that goes on at `link`, or `None` when it is not complete.
-fn batch_end(file: &dyn File, link: Link, len: u64) -> std::io::Result<Option<u64>> {
-    let mut scanner = Scanner::new(file, link, len);
+fn batch_end(file: &Arc<dyn File>, link: Link, len: u64) -> std::io::Result<Option<u64>> {
+    let mut scanner = Scanner::new(file.clone(), link, len);
     loop {
         match scanner.next()? {
             Step::Line(_, whole) if whole.more => {}
@@ -142,20 +143,20 @@ fn batch_end(file: &dyn File, link: Link, len: u64) -> std::io::Result<Option<u6
 }
 
 /// The promise of the last line of the file, if that line verifies alone; 0 otherwise.
-fn promise_at_end(file: &dyn File, from: Link, len: u64) -> std::io::Result<u64> {
-    match BackScanner::new(file, from, len).next()? {
+pub(super) fn promise_at_end(file: &Arc<dyn File>, from: Link, len: u64) -> std::io::Result<u64> {
+    match BackScanner::new(file.clone(), from, len).next()? {
         Back::Line(_, whole) => Ok(whole.link.synced),
         Back::Bad(..) | Back::End => Ok(0),
     }
 }
 
 /// The newest gap that was given up at `from`, if there is one.
-pub(crate) fn gap_at(file: &dyn File, from: u64, len: u64) -> std::io::Result<Option<Gap>> {
+pub(crate) fn gap_at(file: &Arc<dyn File>, from: u64, len: u64) -> std::io::Result<Option<Gap>> {
     Ok(gaps_after(file, from, len)?.into_iter().rev().find(|gap| gap.from.get() == from))
 }
 
 /// All gaps that lines in `(from, len)` give up, oldest first.
-pub(crate) fn gaps_after(file: &dyn File, from: u64, len: u64) -> std::io::Result<Vec<Gap>> {
+pub(crate) fn gaps_after(file: &Arc<dyn File>, from: u64, len: u64) -> std::io::Result<Vec<Gap>> {
     let mut found = Vec::new();
     lone_lines(file, from, len, |start, whole| {
         if whole.kind == kind::REPAIR {
@@ -169,7 +170,7 @@ pub(crate) fn gaps_after(file: &dyn File, from: u64, len: u64) -> std::io::Resul
 }
 
 /// The greatest promise among lines in `[from, len)` that verify alone.
-pub(crate) fn promise_after(file: &dyn File, from: u64, len: u64) -> std::io::Result<u64> {
+pub(crate) fn promise_after(file: &Arc<dyn File>, from: u64, len: u64) -> std::io::Result<u64> {
     let mut most = 0;
     lone_lines(file, from, len, |_, whole| {
         most = most.max(whole.link.synced);
@@ -182,13 +183,13 @@ pub(crate) fn promise_after(file: &dyn File, from: u64, len: u64) -> std::io::Re
 ///
 /// A line is looked for behind every line feed in `[from, len)`.
 pub(crate) fn lone_lines(
-    file: &dyn File,
+    file: &Arc<dyn File>,
     from: u64,
     len: u64,
     mut visit: impl FnMut(u64, &Whole<'_>) -> bool,
 ) -> std::io::Result<()> {
     let mut at = from;
-    let mut scanner = Scanner::new(file, Link::alone(at, crate::Crc(0)), len);
+    let mut scanner = Scanner::new(file.clone(), Link::alone(at, crate::Crc(0)), len);
     while let Some(next) = skip_line(&mut scanner, at)? {
         at = next;
         let Some(link) = lone_link(file, &mut scanner, at)? else { continue };
@@ -211,7 +212,7 @@ pub(crate) fn lone_lines(
 }
 
 /// The link with which the line at `at` verifies alone, if it may: from the bytes before it, or from its own payload.
-fn lone_link(file: &dyn File, scanner: &mut Scanner<&dyn File>, at: u64) -> std::io::Result<Option<Link>> {
+fn lone_link(file: &Arc<dyn File>, scanner: &mut Scanner<Arc<dyn File>>, at: u64) -> std::io::Result<Option<Link>> {
     scanner.seek(Link::alone(at, crate::Crc(0)));
     if let Some(chain) = scanner.peek()?.and_then(|line| line::check_close(line, at)) {
         return Ok(Some(chain));
@@ -220,7 +221,7 @@ fn lone_link(file: &dyn File, scanner: &mut Scanner<&dyn File>, at: u64) -> std:
 }
 
 /// Where the next line would start behind the one at `at`: behind the next line feed.
-fn skip_line(scanner: &mut Scanner<&dyn File>, at: u64) -> std::io::Result<Option<u64>> {
+fn skip_line(scanner: &mut Scanner<Arc<dyn File>>, at: u64) -> std::io::Result<Option<u64>> {
     // A line that cannot fit its link is reported with its length, which is all that is wanted here.
     scanner.seek(Link { end: at, crc: crate::Crc(0), synced: u64::MAX });
     Ok(match scanner.next()? {
@@ -231,14 +232,14 @@ fn skip_line(scanner: &mut Scanner<&dyn File>, at: u64) -> std::io::Result<Optio
 }
 
 /// The crc in the bytes before `at`.
-pub(super) fn seed_before(file: &dyn File, at: u64) -> std::io::Result<Option<crate::Crc>> {
+pub(super) fn seed_before(file: &Arc<dyn File>, at: u64) -> std::io::Result<Option<crate::Crc>> {
     let mut bytes = [0; SEED_BACK as usize];
     let Some(from) = at.checked_sub(SEED_BACK) else { return Ok(None) };
     let got = file.read_at(&mut bytes, from)?;
     Ok(if got == bytes.len() { line::seed(&bytes) } else { None })
 }
 
-fn only_spaces(file: &dyn File, from: u64, len: u64) -> std::io::Result<bool> {
+fn only_spaces(file: &Arc<dyn File>, from: u64, len: u64) -> std::io::Result<bool> {
     let mut buf = [0; 4096];
     let mut at = from;
     while at < len {

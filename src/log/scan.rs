@@ -11,6 +11,7 @@ const FIRST_CHUNK: usize = 8 << 10;
 const CHUNK: usize = 256 << 10;
 
 /// Reads the lines of `[link.end, to)` in order and verifies the chain.
+#[derive(Debug)]
 pub(crate) struct Scanner<F> {
     file: F,
     /// What the next line is checked against; `link.end` is where it starts.
@@ -122,6 +123,12 @@ impl<F: Deref<Target: File>> Scanner<F> {
     /// The line that the last call advanced over.
     pub(crate) fn line(&self) -> Whole<'_> {
         self.last.of(&self.buf[self.lo - self.last.len..self.lo])
+    }
+
+    /// [`Scanner::line`], and its bytes without the line feed.
+    pub(crate) fn line_bytes(&self) -> (Whole<'_>, &[u8]) {
+        let line = &self.buf[self.lo - self.last.len..self.lo];
+        (self.last.of(line), line.strip_suffix(b"\n").unwrap_or(line))
     }
 
     /// The bytes of the next line, unchecked, or `None` when there is no line feed.

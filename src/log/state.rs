@@ -85,7 +85,7 @@ impl State {
         let map = open_map(disk, transcript);
         let mut state = Self::before(transcript, map, digest);
         let from = state.tip.link;
-        let ends = ends::find(&*transcript.file, &transcript.path, from, |seen| match seen {
+        let ends = ends::find(&transcript.file, &transcript.path, from, |seen| match seen {
             Seen::Line(start, whole) => state.line(transcript, start, whole, digest),
             Seen::Gap(gap) => {
                 state.tip.records += gap.records;
@@ -371,7 +371,9 @@ impl State {
         while found.is_none() {
             match walk.next()? {
                 Walked::Line(start, whole) => {
-                    check_inside(&source, start, &whole)?;
+                    if !is_inside(whole.kind) {
+                        return Err(not_inside(&source, start, whole.kind));
+                    }
                     records += u64::from(whole.kind == kind::DATA);
                 }
                 Walked::Gap(gap) => records += gap.records,
@@ -494,6 +496,7 @@ impl Goal {
 }
 
 /// Reads the lines of a range that ends at a position: gaps are passed over, and every other bad line is damage.
+#[derive(Debug)]
 pub(crate) struct Walk {
     source: Transcript,
     scanner: Scanner<Arc<dyn File>>,
@@ -519,9 +522,9 @@ impl Walk {
         &self.source
     }
 
-    /// Goes on at `link`, and no further than `to`.
-    pub(crate) fn restart(&mut self, link: Link, to: u64) {
-        self.scanner = Scanner::new(self.source.file.clone(), link, to);
+    /// The line that was returned last, and its bytes without the line feed.
+    pub(crate) fn line(&self) -> (Whole<'_>, &[u8]) {
+        self.scanner.line_bytes()
     }
 
     /// After what was returned last.
@@ -541,26 +544,26 @@ impl Walk {
     fn gap(&mut self, before: Link, why: &'static str) -> Result<Gap> {
         let (source, at) = (&self.source, before.end);
         let len = source.file.len().map_err(|error| source.io(error))?;
-        let gap = ends::gap_at(&*source.file, at, len).map_err(|error| source.io(error))?;
+        let gap = ends::gap_at(&source.file, at, len).map_err(|error| source.io(error))?;
         let gap = gap.ok_or_else(|| source.corrupt(at, why))?;
         self.scanner.seek(Link { end: gap.to.get(), crc: gap.chain, synced: before.synced });
         Ok(gap)
     }
 }
 
-/// That a line may stand within an extent: an extent holds no head moves, and nothing that matters and is not known.
-///
-/// # Errors
-///
-/// [`Error::Corrupt`], [`Error::Newer`].
-pub(crate) fn check_inside(source: &Transcript, start: u64, whole: &Whole<'_>) -> Result<()> {
-    match whole.kind {
-        kind::DATA | kind::META | kind::REPAIR => Ok(()),
+/// Whether a line of this kind may stand within an extent: an extent holds no head moves, and nothing that matters and is not
+/// known.
+pub(crate) fn is_inside(kind: &str) -> bool {
+    matches!(kind, kind::DATA | kind::META | kind::REPAIR) || kind.starts_with('x')
+}
+
+/// What is wrong with a line of this kind at `start`, which is not [inside](is_inside).
+pub(crate) fn not_inside(source: &Transcript, start: u64, kind: &str) -> Error {
+    match kind {
         kind::REWIND | kind::UNDO | kind::REDO => {
-            Err(source.corrupt(start, "a head move that the position behind it does not know of"))
+            source.corrupt(start, "a head move that the position behind it does not know of")
         }
-        other if other.starts_with('x') => Ok(()),
-        other => Err(source.newer(start, other)),
+        other => source.newer(start, other),
     }
 }
 

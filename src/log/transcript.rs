@@ -71,7 +71,7 @@ impl Transcript {
             Err(error) => return Err(Error::io("open", path, error)),
         };
         let len = file.len().map_err(|error| Error::io("read", path, error))?;
-        let mut scanner = Scanner::new(&*file, Link::default(), len);
+        let mut scanner = Scanner::new(file.clone(), Link::default(), len);
         let line = scanner.peek().map_err(|error| Error::io("read", path, error))?;
         let (header, created, first) = read_header(path, line.unwrap_or_default())?;
         Ok(Some(Self { path: path.to_owned(), file: file.clone(), header, created, first }))
@@ -96,12 +96,21 @@ impl Transcript {
 
     /// Whether `position` is one of this file as it is now.
     pub(crate) fn fits(&self, position: &Position) -> Result<bool> {
-        fits(&*self.file, position).map(|fits| fits && position.uid == self.header.uid).map_err(|error| self.io(error))
+        fits(&self.file, position).map(|fits| fits && position.uid == self.header.uid).map_err(|error| self.io(error))
+    }
+
+    /// How much of the file is known to be on stable storage, from the line that ends at `end` and the last one; 0 where
+    /// neither can be read.
+    pub(crate) fn promise_at(&self, end: u64) -> Result<u64> {
+        let len = self.file.len().map_err(|error| self.io(error))?;
+        let last = super::ends::promise_at_end(&self.file, self.first, len).map_err(|error| self.io(error))?;
+        let here = super::ends::promise_at_end(&self.file, self.first, end).map_err(|error| self.io(error))?;
+        Ok(last.max(here))
     }
 
     /// The crc of the line that ends at `end`.
     pub(crate) fn crc_before(&self, end: u64) -> Result<Crc> {
-        let seed = seed_before(&*self.file, end).map_err(|error| self.io(error))?;
+        let seed = seed_before(&self.file, end).map_err(|error| self.io(error))?;
         seed.ok_or_else(|| self.corrupt(end, "no line ends before this place"))
     }
 
@@ -109,7 +118,7 @@ impl Transcript {
     pub(crate) fn line_at<T>(&self, start: u64, use_line: impl FnOnce(&Whole<'_>) -> Result<T>) -> Result<T> {
         let len = self.file.len().map_err(|error| self.io(error))?;
         let seed = self.crc_before(start)?;
-        let mut scanner = Scanner::new(&*self.file, Link::alone(start, seed), len);
+        let mut scanner = Scanner::new(self.file.clone(), Link::alone(start, seed), len);
         match scanner.next().map_err(|error| self.io(error))? {
             Step::Line(_, whole) => use_line(&whole),
             Step::Stop(stop) => Err(self.corrupt(start, stop.why())),
@@ -177,7 +186,7 @@ impl Tip {
 }
 
 /// Whether `file` has a line that ends where `position` says, with its crc.
-pub(crate) fn fits(file: &dyn File, position: &Position) -> std::io::Result<bool> {
+pub(crate) fn fits(file: &Arc<dyn File>, position: &Position) -> std::io::Result<bool> {
     Ok(position.offset.get() >= SEED_BACK && seed_before(file, position.offset.get())? == Some(position.crc))
 }
 

@@ -511,7 +511,7 @@ impl Core {
             return Ok(());
         }
         let (state, digest) = (&mut writer.state, self.store.digest());
-        let ends = ends::find(&**file, path, link, |seen| match seen {
+        let ends = ends::find(file, path, link, |seen| match seen {
             Seen::Line(start, whole) => state.line(&self.transcript, start, whole, digest),
             Seen::Gap(_) => Err(stale("it was repaired")),
         })?;
@@ -657,6 +657,15 @@ impl Core {
 
     fn finder(&self) -> Finder<'_> {
         Finder { disk: &**self.store.disk(), layout: self.store.layout(), transcript: &self.transcript }
+    }
+
+    /// Makes a new session survive what its durability says.
+    pub(crate) fn created(&self) -> Result<()> {
+        // The first line was synced before the session had its name, and is promised by the next.
+        let written = self.written.load(Ordering::Acquire);
+        if self.durability == Durability::Sync { self.sync_names() } else { Ok(()) }?;
+        self.syncer.learn(written);
+        Ok(())
     }
 
     fn make_durable(&self, end: u64) -> Result<()> {

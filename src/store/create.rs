@@ -1,0 +1,278 @@
+//! New sessions, side transcripts and forks.
+
+use std::path::Path;
+
+use serde_json::{Map as Object, Value};
+
+use super::{PATIENCE, Store};
+use crate::disk::{How, LockMode};
+use crate::error::{Error, Result};
+use crate::format::control::{self, Base, Header, Side};
+use crate::format::line::{self, Draft, Link, kind};
+use crate::format::{self, json};
+use crate::ids::{Position, ProjectName, SessionId, SessionKey, SideName, Uid};
+use crate::log::lineage::{Layout, Lineage};
+use crate::session::{At, Lock, OpenOptions, Reader, Session, check_meta, open_named};
+use crate::time::Timestamp;
+
+/// A session to create or to fork.
+#[derive(Clone, Debug)]
+pub struct NewSession {
+    project: ProjectName,
+    id: Option<SessionId>,
+    meta: Object<String, Value>,
+    created: Option<Timestamp>,
+    options: OpenOptions,
+}
+
+impl Default for NewSession {
+    fn default() -> Self {
+        Self::in_project(ProjectName::default_project())
+    }
+}
+
+impl NewSession {
+    /// A session of a project, with an id of its own: a UUID of version 7.
+    #[must_use]
+    pub fn in_project(project: ProjectName) -> Self {
+        Self { project, id: None, meta: Object::new(), created: None, options: OpenOptions::default() }
+    }
+
+    /// A session of this name.
+    #[must_use]
+    pub fn named(key: SessionKey) -> Self {
+        Self { id: Some(key.session), ..Self::in_project(key.project) }
+    }
+
+    /// Gives the session an id.
+    #[must_use]
+    pub fn id(mut self, id: SessionId) -> Self {
+        self.id = Some(id);
+        self
+    }
+
+    /// Gives the session a title.
+    #[must_use]
+    pub fn title(mut self, title: impl Into<String>) -> Self {
+        self.meta.insert("title".to_owned(), Value::String(title.into()));
+        self
+    }
+
+    /// Adds a tag.
+    #[must_use]
+    pub fn tag(mut self, tag: impl Into<String>) -> Self {
+        let tags = self.meta.entry("tags").or_insert_with(|| Value::Array(Vec::new()));
+        if let Value::Array(tags) = tags {
+            tags.push(Value::String(tag.into()));
+        }
+        self
+    }
+
+    /// Adds members to the metadata, as [`Session::set`] does.
+    #[must_use]
+    pub fn meta(mut self, meta: Object<String, Value>) -> Self {
+        self.meta.extend(meta);
+        self
+    }
+
+    /// Says when the session began; otherwise that is now.
+    #[must_use]
+    pub fn created(mut self, at: Timestamp) -> Self {
+        self.created = Some(at);
+        self
+    }
+
+    /// How the new session is opened.
+    #[must_use]
+    pub fn options(mut self, options: OpenOptions) -> Self {
+        self.options = options;
+        self
+    }
+}
+
+impl Store {
+    /// Creates a session and opens it for append.
+    ///
+    /// Its first line is synced; its name survives a power cut after the first [`Session::sync`] or [`Session::close`], or at once with
+    /// [`Durability::Sync`](crate::Durability::Sync). Cost: one small file, two syncs.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Exists`], [`Error::BadArgument`] of the metadata, [`Error::Full`], [`Error::Io`].
+    pub fn create(&self, new: NewSession) -> Result<Session> {
+        self.make(new, None)
+    }
+
+    /// Creates a session whose conversation begins with that of `parent` up to and including the record that `at` names, and opens
+    /// it for append.
+    ///
+    /// Bytes are shared, not copied; the parent may be live, and needs no lock. It is synced up to there first, so that a power cut
+    /// cannot leave the fork hanging. A fork inherits tags and model, not title or archived. Cost: as
+    /// [`Store::create`], whatever the parent's size, and a sync of the parent when that has not been synced so far.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] when there is no such session, record or position; else as [`Store::create`] and [`Store::read`].
+    pub fn fork(&self, parent: &SessionKey, at: &At, new: NewSession) -> Result<Session> {
+        self.fork_from(parent, None, at, new)
+    }
+
+    /// [`Store::fork`] of a side transcript, into a session of its own.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::fork`].
+    pub fn fork_side(&self, parent: &SessionKey, side: &SideName, at: &At, new: NewSession) -> Result<Session> {
+        self.fork_from(parent, Some(side), at, new)
+    }
+
+    fn fork_from(&self, parent: &SessionKey, side: Option<&SideName>, at: &At, mut new: NewSession) -> Result<Session> {
+        // From here until the fork's first line is there, nothing is swept away that it will need.
+        let guard = self.guard(LockMode::Shared)?;
+        let reader = Reader::open(self, parent, side)?;
+        let base = self.base(&reader, reader.position(at)?)?;
+        for name in ["tags", "model"] {
+            if let Some(value) = reader.meta().get(name) {
+                new.meta.entry(name).or_insert_with(|| value.clone());
+            }
+        }
+        let session = self.make(new, Some(base))?;
+        drop(guard);
+        Ok(session)
+    }
+
+    /// The base for a fork at `position` of `reader`'s history; everything before it survives a power cut.
+    fn base(&self, reader: &Reader, position: Position) -> Result<Base> {
+        let mut lineage = Lineage::new(&**self.disk(), self.layout(), reader.transcript());
+        let view = lineage.view(position)?;
+        for extent in &view.extents {
+            let source = extent.source.open(&**self.disk())?;
+            if source.promise_at(extent.to)? < extent.to {
+                source.file.sync().map_err(|error| Error::io("sync", &source.path, error))?;
+            }
+        }
+        let owner = view.extents.last().map(|extent| extent.source.clone());
+        let header = match owner {
+            Some(owner) => owner.open(&**self.disk())?.header,
+            None => reader.transcript().header.clone(),
+        };
+        Ok(Base {
+            at: position.into(),
+            project: header.project,
+            session: header.session,
+            main: header.side.as_ref().map_or(header.uid, |side| side.of),
+            side: header.side.map(|side| side.name),
+        })
+    }
+
+    fn make(&self, new: NewSession, base: Option<Base>) -> Result<Session> {
+        let meta = Value::Object(new.meta);
+        check_meta(&meta)?;
+        let id = match new.id {
+            Some(id) => id,
+            None => self.fresh_id()?,
+        };
+        let key = SessionKey { project: new.project, session: id };
+        let uid = Uid::from_bytes(self.random());
+        let header = Header {
+            format: format::VERSION,
+            uid,
+            project: key.project.clone(),
+            session: key.session.clone(),
+            side: None,
+            base,
+        };
+        let bytes = first_lines(&header, &meta, new.created.unwrap_or(self.now()))?;
+        let target = self.layout().session(&key.project, &key.session);
+        let project = self.layout().project(&key.project);
+        self.make_dir(&project)?;
+        let temp = self.dir("tmp").join(uid.to_string());
+        self.make_dir(&temp)?;
+        self.write_new(&temp.join("transcript.jsonl"), &bytes)?;
+        let taken = [std::io::ErrorKind::DirectoryNotEmpty, std::io::ErrorKind::AlreadyExists];
+        match self.disk().rename(&temp, &target) {
+            Ok(()) => {}
+            Err(error) => {
+                let _ = self.disk().remove_file(&temp.join("transcript.jsonl"));
+                let _ = self.disk().remove_dir(&temp);
+                return Err(match error.kind() {
+                    kind if taken.contains(&kind) => Error::Exists { key },
+                    _ => Error::io("make", &target, error),
+                });
+            }
+        }
+        let session = Session::open(self, &key, None, new.options)?;
+        session.core.created()?;
+        Ok(session)
+    }
+
+    /// A new UUID of version 7: ids sort by the time they were made.
+    fn fresh_id(&self) -> Result<SessionId> {
+        let ms = u64::try_from(self.now().as_millis()).unwrap_or(0);
+        let bits = self.random();
+        let mut random = [0; 10];
+        random.copy_from_slice(&bits[..10]);
+        SessionId::new(uuid::Builder::from_unix_timestamp_millis(ms, &random).into_uuid().to_string())
+    }
+
+    /// Writes a file that nobody sees yet, and syncs it.
+    fn write_new(&self, path: &Path, bytes: &[u8]) -> Result<()> {
+        let io = |error| Error::io("write", path, error);
+        let file = self.disk().open(path, How::CreateNew).map_err(io)?;
+        file.write_at(bytes, 0).and_then(|()| file.sync()).map_err(io)
+    }
+
+    /// Makes a side transcript unless it is there.
+    pub(super) fn make_side(&self, key: &SessionKey, side: &SideName) -> Result<()> {
+        let disk = &**self.disk();
+        let dir = self.layout().session(&key.project, &key.session);
+        let main = open_named(disk, &dir, key, None, How::Read)?;
+        let path = dir.join(Layout::transcript(Some(side)));
+        if disk.stat(&path).is_ok() {
+            return Ok(());
+        }
+        self.make_dir(&dir.join("side"))?;
+        let uid = Uid::from_bytes(self.random());
+        let header = Header {
+            format: format::VERSION,
+            uid,
+            project: key.project.clone(),
+            session: key.session.clone(),
+            side: Some(Side { name: side.clone(), of: main.header.uid }),
+            base: None,
+        };
+        let bytes = first_lines(&header, &Value::Object(Object::new()), self.now())?;
+        let temp = self.dir("tmp").join(uid.to_string());
+        self.make_dir(&self.dir("tmp"))?;
+        self.write_new(&temp, &bytes)?;
+        // Under the lock, so that of two who make the same one, the second finds the first one's.
+        let lock = Lock::open(disk, &path.with_extension("lock"))?;
+        lock.take(LockMode::Exclusive, PATIENCE)?;
+        if disk.stat(&path).is_ok() {
+            let _ = disk.remove_file(&temp);
+            return Ok(());
+        }
+        disk.rename(&temp, &path).map_err(|error| Error::io("make", &path, error))
+    }
+
+    /// Holds off the sweeping of graves (shared), or everybody who might need them (exclusive).
+    pub(super) fn guard(&self, mode: LockMode) -> Result<Lock> {
+        let lock = Lock::open(&**self.disk(), &self.dir("lock"))?;
+        lock.take(mode, PATIENCE)?;
+        Ok(lock)
+    }
+}
+
+/// The header and, unless it is empty, the metadata of a new transcript.
+fn first_lines(header: &Header, meta: &Value, at: Timestamp) -> Result<Vec<u8>> {
+    let seed = header.base.as_ref().map_or(crate::Crc(0), |base| Position::from(base.at).crc);
+    let at = at.to_bytes();
+    let mut bytes = Vec::new();
+    let draft = |kind| Draft { at: &at, id: None, kind, more: false };
+    let link = line::encode(&mut bytes, draft(kind::HEADER), Link::first(seed), 0, &control::encode(header));
+    if meta.as_object().is_some_and(|meta| !meta.is_empty()) {
+        let text = serde_json::to_vec(meta).map_err(|error| Error::BadJson { why: error.to_string() })?;
+        line::encode(&mut bytes, draft(kind::META), link, 0, &json::normalise(&text)?);
+    }
+    Ok(bytes)
+}

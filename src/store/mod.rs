@@ -1,0 +1,251 @@
+//! A store: a directory of sessions, and all that is done to sessions from outside.
+
+mod admin;
+mod create;
+mod listing;
+mod options;
+mod tick;
+mod verify;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::digest::Digest;
+use crate::disk::{Disk, How};
+use crate::error::{Error, Named, Result};
+use crate::format::control::{self, StoreHeader};
+use crate::format::line::{self, Draft, Line, Link, kind};
+use crate::ids::{Offset, SessionKey, SideName, Uid};
+use crate::index::Index;
+use crate::log::lineage::Layout;
+use crate::log::recover::{make_dir, make_dirs};
+use crate::session::{Durability, OpenOptions, Reader, Session};
+use crate::time::{Env, Timestamp};
+
+pub use admin::{Cleaned, Collected, Rerooted};
+pub use create::NewSession;
+pub use listing::Grep;
+pub use options::StoreOptions;
+pub use verify::{Checked, Damage, Progress, Repaired, Report};
+
+/// A directory of sessions.
+///
+/// Cheap to clone; clones share everything. Any number of processes may have a store open.
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    disk: Arc<dyn Disk>,
+    env: Arc<dyn Env>,
+    digest: Arc<dyn Digest>,
+    layout: Layout,
+    index: Index,
+    durability: Durability,
+    max_line: u64,
+    ticker: tick::Ticker,
+}
+
+impl Store {
+    /// Opens the store in `root`, and makes one where there is nothing.
+    ///
+    /// # Errors
+    ///
+    /// As [`StoreOptions::open`].
+    pub fn open(root: impl AsRef<Path>) -> Result<Self> {
+        StoreOptions::new().open(root)
+    }
+
+    /// What can be chosen when a store is opened.
+    #[must_use]
+    pub fn options() -> StoreOptions {
+        StoreOptions::new()
+    }
+
+    fn with_options(options: StoreOptions, root: &Path) -> Result<Self> {
+        let root = std::path::absolute(root).map_err(|error| Error::io("open", root, error))?;
+        let disk = options.disk;
+        prepare(&*disk, &*options.env, &root, options.create)?;
+        let index = Index::open(disk.clone(), &root);
+        let inner = Inner {
+            disk,
+            env: options.env,
+            digest: options.digest,
+            layout: Layout { root },
+            index,
+            durability: options.durability,
+            max_line: options.max_line,
+            ticker: tick::Ticker::default(),
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// The store's directory.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.inner.layout.root
+    }
+
+    /// Opens a session for append, alone.
+    ///
+    /// What a crash left at its end is put in order first: cut bytes go to the session's quarantine. Cost: independent of the transcript's
+    /// length after a clean close; else in proportion to what was written since the last sync.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::NotFound`]: there is no such session.
+    /// - [`Error::Locked`]: somebody else has it open for append.
+    /// - [`Error::Corrupt`]: damage where it had to be read; nothing was changed, and [`Store::read`] still reads the rest.
+    /// - [`Error::Newer`], [`Error::Full`], [`Error::Io`].
+    pub fn session(&self, key: &SessionKey) -> Result<Session> {
+        Session::open(self, key, None, OpenOptions::default())
+    }
+
+    /// Opens a session for append as `options` say.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::session`].
+    pub fn session_with(&self, key: &SessionKey, options: OpenOptions) -> Result<Session> {
+        Session::open(self, key, None, options)
+    }
+
+    /// Opens a side transcript of a session for append, made if there is none.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::session`].
+    pub fn side(&self, key: &SessionKey, side: &SideName, options: OpenOptions) -> Result<Session> {
+        self.make_side(key, side)?;
+        Session::open(self, key, Some(side), options)
+    }
+
+    /// Opens a session to read it. Takes no lock and writes nothing.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::session`], [`Error::Locked`] aside.
+    pub fn read(&self, key: &SessionKey) -> Result<Reader> {
+        Reader::open(self, key, None)
+    }
+
+    /// Opens a side transcript to read it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::read`].
+    pub fn read_side(&self, key: &SessionKey, side: &SideName) -> Result<Reader> {
+        Reader::open(self, key, Some(side))
+    }
+
+    pub(crate) fn disk(&self) -> &Arc<dyn Disk> {
+        &self.inner.disk
+    }
+
+    pub(crate) fn digest(&self) -> &dyn Digest {
+        &*self.inner.digest
+    }
+
+    pub(crate) fn layout(&self) -> &Layout {
+        &self.inner.layout
+    }
+
+    pub(crate) fn index(&self) -> &Index {
+        &self.inner.index
+    }
+
+    pub(crate) fn durability(&self) -> Durability {
+        self.inner.durability
+    }
+
+    pub(crate) fn max_line(&self) -> u64 {
+        self.inner.max_line
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        self.inner.env.now()
+    }
+
+    pub(crate) fn random(&self) -> [u8; 16] {
+        self.inner.env.random()
+    }
+
+    fn dir(&self, name: &str) -> PathBuf {
+        self.inner.layout.root.join(name)
+    }
+
+    /// Makes a directory of the store unless it is there.
+    fn make_dir(&self, path: &Path) -> Result<()> {
+        make_dirs(&*self.inner.disk, path)
+    }
+}
+
+impl Layout {
+    /// The marker of the session whose main transcript is `main`.
+    pub(crate) fn marker(&self, main: Uid) -> PathBuf {
+        self.root.join("live").join(main.to_string())
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Store({})", self.path().display())
+    }
+}
+
+/// Checks `store.json`, or makes a store.
+fn prepare(disk: &dyn Disk, env: &dyn Env, root: &Path, create: bool) -> Result<()> {
+    let path = root.join("store.json");
+    match disk.open(&path, How::Read) {
+        Ok(file) => {
+            let mut bytes = vec![0; 4096];
+            let got = file.read_at(&mut bytes, 0).map_err(|error| Error::io("read", &path, error))?;
+            return check_store(&path, bytes.get(..got).unwrap_or_default());
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && create => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return Err(Error::not_found(Named::Store, root.display()));
+        }
+        Err(error) => return Err(Error::io("open", &path, error)),
+    }
+    if disk.list(root).is_ok_and(|entries| entries.iter().any(|entry| entry.name == "projects")) {
+        return Err(Error::corrupt(&path, 0, "it is missing, though there are sessions"));
+    }
+    make_dirs(disk, root)?;
+    for name in ["live", "tmp"] {
+        make_dir(disk, &root.join(name))?;
+    }
+    let header = StoreHeader { format: crate::format::VERSION, uid: Uid::from_bytes(env.random()) };
+    let mut bytes = Vec::new();
+    let draft = Draft { at: &env.now().to_bytes(), id: None, kind: kind::STORE, more: false };
+    line::encode(&mut bytes, draft, Link::default(), 0, &control::encode(&header));
+    let temp = root.join("tmp").join(Uid::from_bytes(env.random()).to_string());
+    let io = |error| Error::io("write", &temp, error);
+    let file = disk.open(&temp, How::CreateNew).map_err(io)?;
+    file.write_at(&bytes, 0).and_then(|()| file.sync()).map_err(io)?;
+    disk.rename(&temp, &path).map_err(|error| Error::io("write", &path, error))?;
+    disk.sync_dir(root).map_err(|error| Error::io("sync", root, error))?;
+    root.parent().map_or(Ok(()), |above| disk.sync_dir(above)).map_err(|error| Error::io("sync", root, error))
+}
+
+fn check_store(path: &Path, bytes: &[u8]) -> Result<()> {
+    let whole = match line::decode(bytes, Link::default()) {
+        Line::Whole(whole) if whole.len == bytes.len() => whole,
+        Line::Whole(_) => return Err(Error::corrupt(path, 0, "something follows its only line")),
+        Line::Torn => return Err(Error::corrupt(path, 0, "its line has no end")),
+        Line::Bad { why, .. } => return Err(Error::corrupt(path, 0, why)),
+    };
+    let newer = |what: String| Err(Error::Newer { path: path.to_owned(), at: Offset(0), what });
+    match control::decode::<StoreHeader>(whole.payload) {
+        _ if whole.kind != kind::STORE => Err(Error::corrupt(path, 0, "it is not the line of a store")),
+        Some(header) if header.format == crate::format::VERSION => Ok(()),
+        Some(header) => newer(format!("a store of format {}", header.format)),
+        None => newer("this store".to_owned()),
+    }
+}
+
+/// How long a short wait for another process's short work may take.
+const PATIENCE: Duration = Duration::from_secs(10);

@@ -1,0 +1,75 @@
+//! Syncs at intervals, for [`Durability::Interval`](crate::Durability::Interval).
+
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::thread;
+use std::time::Duration;
+
+use super::{Inner, Store};
+use crate::error::Result;
+use crate::session::Core;
+
+/// Sessions that want to be synced at intervals.
+#[derive(Default)]
+pub(super) struct Ticker {
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    sessions: Vec<Weak<Core>>,
+    /// The shortest interval that any of them asked for; there is a thread once there is one.
+    every: Option<Duration>,
+}
+
+impl Store {
+    /// Syncs every session that was opened with [`Durability::Interval`](crate::Durability::Interval) through this store.
+    ///
+    /// A thread does this at the shortest interval that was asked for; calling it does it now.
+    ///
+    /// # Errors
+    ///
+    /// The first error of a sync; the others are tried all the same.
+    pub fn tick(&self) -> Result<()> {
+        tick(&self.inner)
+    }
+
+    /// Syncs `session` at least every `every` from now on.
+    pub(crate) fn tick_every(&self, every: Duration, session: &Arc<Core>) {
+        let mut state = self.inner.ticker.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.sessions.push(Arc::downgrade(session));
+        let running = state.every.is_some();
+        state.every = Some(state.every.map_or(every, |shortest| shortest.min(every)));
+        if !running {
+            let inner = Arc::downgrade(&self.inner);
+            thread::spawn(move || run(&inner));
+        }
+    }
+}
+
+/// Ticks until the store is gone. A session whose sync fails is poisoned, and says so at its next append.
+fn run(store: &Weak<Inner>) {
+    /// How long the thread may outlive its store.
+    const NAP: Duration = Duration::from_millis(50);
+    let mut slept = Duration::ZERO;
+    while let Some(inner) = store.upgrade() {
+        let every = inner.ticker.state.lock().unwrap_or_else(PoisonError::into_inner).every.unwrap_or(NAP);
+        if slept >= every {
+            let _ = tick(&inner);
+            slept = Duration::ZERO;
+        }
+        drop(inner);
+        let nap = NAP.min(every - slept.min(every)).max(Duration::from_millis(1));
+        thread::sleep(nap);
+        slept += nap;
+    }
+}
+
+fn tick(inner: &Inner) -> Result<()> {
+    let sessions: Vec<Arc<Core>> = {
+        let mut state = inner.ticker.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.sessions.retain(|session| session.strong_count() > 0);
+        state.sessions.iter().filter_map(Weak::upgrade).collect()
+    };
+    let results: Vec<Result<()>> = sessions.iter().map(|session| session.sync_all()).collect();
+    results.into_iter().collect()
+}
