@@ -7,6 +7,7 @@ pub(crate) mod control;
 pub(crate) mod json;
 pub(crate) mod line;
 pub(crate) mod map;
+pub(crate) mod members;
 pub(crate) mod name;
 
 /// The format that this version writes.
