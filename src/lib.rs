@@ -5,6 +5,7 @@ pub mod disk;
 mod error;
 mod format;
 mod ids;
+pub mod import;
 mod log;
 mod time;
 
