@@ -81,13 +81,13 @@ pub struct Summary {
     pub extra: Option<Value>,
     /// What [`AgentDigest`] must remember to go on.
     #[serde(skip_serializing_if = "Fold::is_empty")]
-    fold: Fold,
+    pub(crate) fold: Fold,
 }
 
 /// The memory of [`AgentDigest`]. A rank says how good the value held is: a better one replaces it, a worse one not.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-struct Fold {
+pub(crate) struct Fold {
     title: u8,
     prompt: u8,
     summary: u8,
