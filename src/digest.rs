@@ -7,12 +7,12 @@
 //! `{"role":…,"content":…}` messages. It looks for members by skipping, builds no JSON values, and forgives everything:
 //! a payload it does not understand changes nothing.
 
-use std::borrow::Cow;
 use std::fmt::Debug;
 
-use memchr::{memchr, memchr3};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+use crate::format::members::{Scan, cut, decode, inside, text};
 
 /// The most characters kept of a prompt, a summary and a title.
 pub const MAX_TEXT: usize = 200;
@@ -81,13 +81,13 @@ pub struct Summary {
     pub extra: Option<Value>,
     /// What [`AgentDigest`] must remember to go on.
     #[serde(skip_serializing_if = "Fold::is_empty")]
-    fold: Fold,
+    pub(crate) fold: Fold,
 }
 
 /// The memory of [`AgentDigest`]. A rank says how good the value held is: a better one replaces it, a worse one not.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-struct Fold {
+pub(crate) struct Fold {
     title: u8,
     prompt: u8,
     summary: u8,
@@ -404,7 +404,7 @@ impl<'a> Line<'a> {
     /// Never panics, whatever `payload` holds. Of a member that is there twice, the last one counts.
     fn read(payload: &'a [u8]) -> Self {
         let mut line = Self::default();
-        let mut scan = Scan { bytes: payload, at: 0 };
+        let mut scan = Scan::new(payload);
         if !scan.enter(b'{') {
             return line;
         }
@@ -426,7 +426,7 @@ impl<'a> Line<'a> {
                 b"summary" | b"aiTitle" | b"customTitle" => &mut line.title,
                 b"tag" => &mut line.tag,
                 _ => {
-                    scan.member_of(&mut line.outer, key);
+                    line.outer.take(&mut scan, key);
                     continue;
                 }
             };
@@ -442,6 +442,19 @@ impl<'a> Line<'a> {
 }
 
 impl<'a> Body<'a> {
+    /// Reads the value of `key`, and keeps it where it is one of those that both kinds of body have.
+    fn take(&mut self, scan: &mut Scan<'a>, key: &[u8]) {
+        let value = scan.value();
+        match key {
+            b"id" => self.id = value,
+            b"role" => self.role = value,
+            b"model" => self.model = value,
+            b"content" => self.content = value,
+            b"cwd" => self.cwd = value,
+            _ => {}
+        }
+    }
+
     /// Reads the rest of an object that `scan` has entered.
     fn read(scan: &mut Scan<'a>) -> Self {
         let mut body = Self::default();
@@ -457,7 +470,7 @@ impl<'a> Body<'a> {
                         }
                     }
                 }
-                _ => scan.member_of(&mut body, key),
+                _ => body.take(scan, key),
             }
         }
         body
@@ -466,7 +479,7 @@ impl<'a> Body<'a> {
 
 /// The texts in a message's content, each cut: the content itself, or its blocks of text.
 fn texts(content: &[u8]) -> impl Iterator<Item = String> {
-    let mut scan = Scan { bytes: content, at: 0 };
+    let mut scan = Scan::new(content);
     let whole = inside(content).map(|text| decode(text, MAX_TEXT));
     let blocks = whole.is_none() && scan.enter(b'[');
     let blocks = std::iter::from_fn(move || if blocks { scan.element() } else { None });
@@ -474,7 +487,7 @@ fn texts(content: &[u8]) -> impl Iterator<Item = String> {
 }
 
 fn block_text(block: &[u8]) -> Option<String> {
-    let mut scan = Scan { bytes: block, at: 0 };
+    let mut scan = Scan::new(block);
     let (mut kind, mut words) = (None, None);
     if scan.enter(b'{') {
         while let Some(key) = scan.key() {
@@ -488,234 +501,6 @@ fn block_text(block: &[u8]) -> Option<String> {
     }
     let words = inside(words?)?;
     matches!(text(kind), b"text" | b"input_text" | b"output_text").then(|| decode(words, MAX_TEXT))
-}
-
-// ---------------------------------------------------------------------------------------------------------------
-// JSON, skipped rather than parsed
-
-/// Walks over JSON text. Where the text is not JSON it finds less, and never panics.
-struct Scan<'a> {
-    bytes: &'a [u8],
-    at: usize,
-}
-
-impl<'a> Scan<'a> {
-    fn peek(&self) -> Option<u8> {
-        self.bytes.get(self.at).copied()
-    }
-
-    #[inline]
-    /// Steps over white space, commas and colons: between tokens of valid JSON they say nothing.
-    fn gap(&mut self) {
-        while let Some(b' ' | b'\t' | b'\r' | b'\n' | b',' | b':') = self.peek() {
-            self.at += 1;
-        }
-    }
-
-    /// Steps into an array or object, if one begins here.
-    fn enter(&mut self, open: u8) -> bool {
-        self.gap();
-        let here = self.peek() == Some(open);
-        self.at += usize::from(here);
-        here
-    }
-
-    /// The next key of the object that was entered, between its quotes; `None` at the object's end, which it steps
-    /// over.
-    fn key(&mut self) -> Option<&'a [u8]> {
-        self.gap();
-        if self.peek()? != b'"' {
-            self.at += 1;
-            return None;
-        }
-        inside(self.value()?)
-    }
-
-    /// The next element of the array that was entered.
-    fn element(&mut self) -> Option<&'a [u8]> {
-        self.gap();
-        if self.peek()? == b']' { None } else { self.value() }
-    }
-
-    /// The JSON text of the value that begins here.
-    fn value(&mut self) -> Option<&'a [u8]> {
-        self.gap();
-        let start = self.at;
-        match self.peek()? {
-            b'"' => self.skip_string()?,
-            b'{' => self.skip_nested(b'{', b'}')?,
-            b'[' => self.skip_nested(b'[', b']')?,
-            _ => self.skip_word(),
-        }
-        self.bytes.get(start..self.at).filter(|value| !value.is_empty())
-    }
-
-    fn rest(&self) -> &'a [u8] {
-        self.bytes.get(self.at..).unwrap_or_default()
-    }
-
-    /// From one quote to behind the other.
-    #[inline]
-    fn skip_string(&mut self) -> Option<()> {
-        let start = self.at;
-        self.at += 1;
-        loop {
-            let Some(quote) = find_quote(self.rest()) else {
-                self.at = self.bytes.len();
-                return None;
-            };
-            let end = self.at + quote;
-            self.at = end + 1;
-            if self.bytes.get(end - 1) != Some(&b'\\') || self.is_end(start, end) {
-                return Some(());
-            }
-        }
-    }
-
-    /// Whether the quote at `end` is not escaped: an even number of backslashes stands before it.
-    #[cold]
-    fn is_end(&self, start: usize, end: usize) -> bool {
-        let body = self.bytes.get(start..end).unwrap_or_default();
-        body.iter().rev().take_while(|c| **c == b'\\').count() % 2 == 0
-    }
-
-    /// Over an array or object. Brackets of the other kind come in pairs, so only one kind need be counted.
-    fn skip_nested(&mut self, open: u8, close: u8) -> Option<()> {
-        let mut depth = 0_usize;
-        loop {
-            let Some(found) = find_bracket(open, close, self.rest()) else {
-                self.at = self.bytes.len();
-                return None;
-            };
-            self.at += found;
-            match self.peek()? {
-                b'"' => {
-                    self.skip_string()?;
-                    continue;
-                }
-                c if c == open => depth += 1,
-                _ => depth = depth.saturating_sub(1),
-            }
-            self.at += 1;
-            if depth == 0 {
-                return Some(());
-            }
-        }
-    }
-
-    /// Over a number, `true`, `false` or `null`.
-    fn skip_word(&mut self) {
-        while let Some(c) = self.peek()
-            && !matches!(c, b',' | b'}' | b']' | b' ' | b'\t' | b'\r' | b'\n')
-        {
-            self.at += 1;
-        }
-    }
-
-    fn member_of(&mut self, body: &mut Body<'a>, key: &[u8]) {
-        let value = self.value();
-        match key {
-            b"id" => body.id = value,
-            b"role" => body.role = value,
-            b"model" => body.model = value,
-            b"content" => body.content = value,
-            b"cwd" => body.cwd = value,
-            _ => {}
-        }
-    }
-}
-
-/// Bytes to look at one by one before `memchr` is called: most strings of most lines are shorter than a call is worth.
-const NEAR: usize = 16;
-
-#[inline]
-fn find_quote(bytes: &[u8]) -> Option<usize> {
-    let (near, far) = bytes.split_at(bytes.len().min(NEAR));
-    near.iter().position(|c| *c == b'"').or_else(|| Some(NEAR + memchr(b'"', far)?))
-}
-
-#[inline]
-fn find_bracket(open: u8, close: u8, bytes: &[u8]) -> Option<usize> {
-    let (near, far) = bytes.split_at(bytes.len().min(NEAR));
-    let is_wanted = |c: &u8| *c == b'"' || *c == open || *c == close;
-    near.iter().position(is_wanted).or_else(|| Some(NEAR + memchr3(open, close, b'"', far)?))
-}
-
-/// What stands between the quotes of a JSON string, still escaped; `None` where `value` is none.
-fn inside(value: &[u8]) -> Option<&[u8]> {
-    match value {
-        [b'"', inner @ .., b'"'] => Some(inner),
-        _ => None,
-    }
-}
-
-/// What stands between the quotes of a JSON string; nothing where there is none.
-fn text(value: Option<&[u8]>) -> &[u8] {
-    value.and_then(inside).unwrap_or_default()
-}
-
-/// The first `max_chars` characters that `raw`, the inside of a JSON string, stands for; borrowed where that is possible.
-fn cut(raw: &[u8], max_chars: usize) -> Cow<'_, str> {
-    match std::str::from_utf8(raw) {
-        Ok(plain) if raw.len() <= max_chars && memchr(b'\\', raw).is_none() => plain.into(),
-        _ => decode(raw, max_chars).into(),
-    }
-}
-
-/// The same, always owned.
-///
-/// Looks no further than it must. Half a surrogate pair, which JavaScript writes where it cuts text, becomes U+FFFD.
-fn decode(raw: &[u8], max_chars: usize) -> String {
-    // No character takes more than twelve bytes: a surrogate pair, escaped.
-    let head = raw.get(..max_chars.saturating_mul(12)).unwrap_or(raw);
-    let mut out = String::new();
-    let mut rest = head;
-    let mut left = max_chars;
-    while left > 0 && !rest.is_empty() {
-        let plain = rest.get(..memchr(b'\\', rest).unwrap_or(rest.len())).unwrap_or_default();
-        for c in String::from_utf8_lossy(plain).chars().take(left) {
-            out.push(c);
-            left -= 1;
-        }
-        rest = rest.get(plain.len()..).unwrap_or_default();
-        if left > 0 && !rest.is_empty() {
-            let (c, len) = unescape(rest);
-            out.push(c);
-            left -= 1;
-            rest = rest.get(len..).unwrap_or_default();
-        }
-    }
-    out
-}
-
-/// The character of the escape that `raw` begins with, and the bytes it takes.
-fn unescape(raw: &[u8]) -> (char, usize) {
-    let c = match raw.get(1) {
-        Some(b'n') => '\n',
-        Some(b't') => '\t',
-        Some(b'r') => '\r',
-        Some(b'b') => '\u{8}',
-        Some(b'f') => '\u{c}',
-        Some(c @ (b'"' | b'\\' | b'/')) => char::from(*c),
-        Some(b'u') => return unescape_code(raw),
-        _ => char::REPLACEMENT_CHARACTER,
-    };
-    (c, 2)
-}
-
-fn unescape_code(raw: &[u8]) -> (char, usize) {
-    let unit = |from: usize| {
-        let digits = raw.get(from..from + 6)?.strip_prefix(b"\\u")?;
-        u32::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
-    };
-    match (unit(0), unit(6)) {
-        (Some(high @ 0xd800..=0xdbff), Some(low @ 0xdc00..=0xdfff)) => {
-            let code = 0x10000 + ((high - 0xd800) << 10) + (low - 0xdc00);
-            (char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER), 12)
-        }
-        (Some(code), _) => (char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER), 6),
-        (None, _) => (char::REPLACEMENT_CHARACTER, 2),
-    }
 }
 
 // ---------------------------------------------------------------------------------------------------------------

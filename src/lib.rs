@@ -5,6 +5,7 @@ pub mod disk;
 mod error;
 mod format;
 mod ids;
+pub mod import;
 mod index;
 mod log;
 mod session;
@@ -16,6 +17,13 @@ pub use error::{Error, Kind, Named, Result};
 pub use format::entry::Entry;
 pub use ids::{Crc, Offset, Position, ProjectName, RecordId, Seq, SessionId, SessionKey, SideName, Uid};
 pub use index::{Archived, Cursor, Filter, Page};
+pub use session::{
+    Appended, At, Durability, Followed, Follower, NewRecord, OpenOptions, OwnedRecord, Reader, Record, Records,
+    RecordsBack, Session, Sharing,
+};
+pub use store::{
+    Checked, Cleaned, Collected, Damage, Grep, NewSession, Progress, Repaired, Report, Rerooted, Store, StoreOptions,
+};
 pub use time::{Env, OsEnv, Timestamp};
 
 /// The deepest nesting of arrays and objects in a payload.

@@ -8,6 +8,7 @@ pub(crate) mod entry;
 pub(crate) mod json;
 pub(crate) mod line;
 pub(crate) mod map;
+pub(crate) mod members;
 pub(crate) mod name;
 pub(crate) mod run;
 pub(crate) mod tail;

@@ -211,6 +211,12 @@ pub(crate) fn lone_lines(
     Ok(())
 }
 
+/// The crc with which the line at `at`, which verifies alone, does so.
+pub(crate) fn lone_seed(file: &Arc<dyn File>, at: u64, len: u64) -> std::io::Result<Option<crate::Crc>> {
+    let mut scanner = Scanner::new(file.clone(), Link::default(), len);
+    Ok(lone_link(file, &mut scanner, at)?.map(|link| link.crc))
+}
+
 /// The link with which the line at `at` verifies alone, if it may: from the bytes before it, or from its own payload.
 fn lone_link(file: &Arc<dyn File>, scanner: &mut Scanner<Arc<dyn File>>, at: u64) -> std::io::Result<Option<Link>> {
     scanner.seek(Link::alone(at, crate::Crc(0)));

@@ -19,6 +19,7 @@ use crate::format::control::Gap;
 use crate::format::line::{Link, Whole, kind};
 use crate::format::map::{self, MapBytes, MapHead, Sample, SampleRow, Section, hash_id};
 use crate::ids::{Offset, Position, RecordId, Uid};
+use crate::session::{Known, Note};
 use crate::time::Timestamp;
 
 /// Samples are at least this far apart.
@@ -82,8 +83,21 @@ impl State {
     ///
     /// As [`ends::find`]; [`Error::Newer`] for a kind that is not known.
     pub(crate) fn read(disk: &dyn Disk, transcript: &Transcript, digest: &dyn Digest) -> Result<(Self, Ends)> {
-        let map = open_map(disk, transcript);
-        let mut state = Self::before(transcript, map, digest);
+        Self::read_from(disk, transcript, digest, None)
+    }
+
+    /// [`State::read`], from what a marker's note says where that reaches further than the map. Ids and samples between the two are
+    /// not known then: good for what a list shows, and for nothing else.
+    pub(crate) fn read_from(
+        disk: &dyn Disk,
+        transcript: &Transcript,
+        digest: &dyn Digest,
+        note: Option<&Note>,
+    ) -> Result<(Self, Ends)> {
+        let mut state = Self::of_map(disk, transcript, digest);
+        if let Some(known) = note.and_then(|note| note.known.as_ref()) {
+            state.skip_to(transcript, known, digest)?;
+        }
         let from = state.tip.link;
         let ends = ends::find(&transcript.file, &transcript.path, from, |seen| match seen {
             Seen::Line(start, whole) => state.line(transcript, start, whole, digest),
@@ -97,6 +111,27 @@ impl State {
     }
 
     /// What the map alone says, or line 1.
+    pub(crate) fn of_map(disk: &dyn Disk, transcript: &Transcript, digest: &dyn Digest) -> Self {
+        Self::before(transcript, open_map(disk, transcript), digest)
+    }
+
+    /// Takes over what a note says, if it fits and reaches further.
+    fn skip_to(&mut self, transcript: &Transcript, known: &Known, digest: &dyn Digest) -> Result<()> {
+        let at = Position::from(known.at);
+        let fits = known.digest == digest_name(digest)
+            && at.uid == transcript.header.uid
+            && at.offset.get() > self.tip.link.end
+            && transcript.fits(&at)?;
+        if fits {
+            let link = Link { end: at.offset.get(), crc: at.crc, synced: known.synced };
+            self.tip = Tip { link, records: at.records, moved: at.moved.get() };
+            self.updated = known.updated.to_bytes();
+            self.meta = known.meta.clone();
+            self.summary = Some(known.summary.clone());
+        }
+        Ok(())
+    }
+
     fn before(transcript: &Transcript, map: Option<Arc<Map>>, digest: &dyn Digest) -> Self {
         let mut state = Self {
             tip: transcript.start(),

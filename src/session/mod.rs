@@ -6,8 +6,8 @@ mod reader;
 mod record;
 mod writer;
 
-pub(crate) use lock::Lock;
-pub(crate) use presence::{Note, Presence, marker_uid};
+pub(crate) use lock::{Lock, WriteLock};
+pub(crate) use presence::{Known, Note, Presence, marker_uid};
 pub use reader::{Followed, Follower, Reader, Records, RecordsBack};
 pub use record::{Appended, At, NewRecord, OwnedRecord, Record};
 pub(crate) use writer::{Core, check_meta, open_named};

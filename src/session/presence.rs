@@ -81,7 +81,13 @@ impl Presence {
     /// # Errors
     ///
     /// [`Error::Locked`] when the session is being deleted for longer than `wait`; [`Error::Full`], [`Error::Io`].
-    pub(crate) fn join(disk: &Arc<dyn Disk>, path: &Path, key: &SessionKey, wait: Duration, now: Timestamp) -> Result<Self> {
+    pub(crate) fn join(
+        disk: &Arc<dyn Disk>,
+        path: &Path,
+        key: &SessionKey,
+        wait: Duration,
+        now: Timestamp,
+    ) -> Result<Self> {
         loop {
             let lock = Lock::open(&**disk, path)?;
             lock.take(LockMode::Shared, wait)?;

@@ -138,12 +138,8 @@ impl Reader {
         let extents = &self.view.extents;
         let index = extents.iter().rposition(|extent| extent.first <= seq.get()).unwrap_or(0);
         let extent = &extents[index];
-        let place = self.state().place_before(
-            &**self.store.disk(),
-            &self.transcript,
-            extent,
-            Goal::Records(seq.get()),
-        )?;
+        let place =
+            self.state().place_before(&**self.store.disk(), &self.transcript, extent, Goal::Records(seq.get()))?;
         let mut records = Records::new(self, index, Some(place));
         records.skip_to = seq.get();
         Ok(records)
@@ -178,13 +174,7 @@ impl Reader {
     /// All records, newest first.
     #[must_use]
     pub fn records_back(&self) -> RecordsBack<'_> {
-        RecordsBack {
-            reader: self,
-            index: self.view.extents.len(),
-            records: self.len(),
-            scanner: None,
-            before: None,
-        }
+        RecordsBack { reader: self, index: self.view.extents.len(), records: self.len(), scanner: None, before: None }
     }
 
     /// The position after the record that `at` names.

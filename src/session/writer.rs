@@ -88,6 +88,8 @@ pub(crate) struct Core {
     written: AtomicU64,
     /// Whether the marker, and the names of a new session, survive a power cut.
     names_synced: AtomicBool,
+    /// Whether nothing was promised yet when it was opened: its names may be new.
+    fresh: bool,
     durability: Durability,
     options: OpenOptions,
     /// Locks belong to the process that took them: a forked child must not use them.
@@ -112,12 +114,7 @@ struct Writer {
 
 impl Session {
     /// Opens a transcript of an existing session.
-    pub(crate) fn open(
-        store: &Store,
-        key: &SessionKey,
-        side: Option<&SideName>,
-        options: OpenOptions,
-    ) -> Result<Self> {
+    pub(crate) fn open(store: &Store, key: &SessionKey, side: Option<&SideName>, options: OpenOptions) -> Result<Self> {
         let disk = &**store.disk();
         let dir = store.layout().session(&key.project, &key.session);
         loop {
@@ -173,6 +170,7 @@ impl Session {
             syncer: Syncer::new(path.clone(), transcript.file.clone(), synced.max(ends.link.synced)),
             written: AtomicU64::new(ends.link.end),
             names_synced: AtomicBool::new(false),
+            fresh: ends.promise == 0,
             durability: options.durability.unwrap_or(store.durability()),
             options,
             pid: std::process::id(),
@@ -618,8 +616,7 @@ impl Core {
         if writer.state.summary.is_none() {
             let view = self.finder().view(self.transcript.position(&writer.state.tip))?;
             let disk = &**self.store.disk();
-            writer.state.summary =
-                Some(writer.state.digest_of(disk, &self.transcript, &view, self.store.digest())?);
+            writer.state.summary = Some(writer.state.digest_of(disk, &self.transcript, &view, self.store.digest())?);
         }
         Ok(())
     }
@@ -661,11 +658,7 @@ impl Core {
 
     /// Makes a new session survive what its durability says.
     pub(crate) fn created(&self) -> Result<()> {
-        // The first line was synced before the session had its name, and is promised by the next.
-        let written = self.written.load(Ordering::Acquire);
-        if self.durability == Durability::Sync { self.sync_names() } else { Ok(()) }?;
-        self.syncer.learn(written);
-        Ok(())
+        if self.durability == Durability::Sync { self.sync_names() } else { Ok(()) }
     }
 
     fn make_durable(&self, end: u64) -> Result<()> {
@@ -696,7 +689,7 @@ impl Core {
         if let Some(presence) = &self.lock().presence {
             presence.sync()?;
         }
-        if self.syncer.promise() == 0 {
+        if self.fresh {
             let dir = self.transcript.path.parent().map(std::path::Path::to_owned).unwrap_or_default();
             let above: Vec<PathBuf> =
                 dir.ancestors().take_while(|dir| *dir != self.store.layout().root).map(PathBuf::from).collect();
@@ -821,4 +814,3 @@ pub(crate) fn check_meta(patch: &Value) -> Result<()> {
     }
     Ok(())
 }
-

@@ -1,0 +1,386 @@
+//! What ends sessions, and what frees the space they had.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::Store;
+use super::listing::list_dir;
+use crate::Entry;
+use crate::disk::{How, LockMode};
+use crate::error::{Error, Kind, Result};
+use crate::format::control::Base;
+use crate::ids::{Position, SessionKey, Uid};
+use crate::index::{Archived, Filter};
+use crate::log::lineage::{Layout, Lineage, session_dir};
+use crate::log::transcript::Transcript;
+use crate::session::{Presence, open_named};
+use crate::time::Timestamp;
+
+/// What [`Store::cleanup`] deleted, or would delete.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Cleaned {
+    /// The sessions.
+    pub deleted: Vec<Entry>,
+    /// Sessions that are old enough but open for append, and were left alone.
+    pub live: Vec<SessionKey>,
+}
+
+/// What [`Store::gc`] freed, or would free.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Collected {
+    /// Deleted sessions of which nothing is needed any more.
+    pub graves: u64,
+    /// Files that were removed.
+    pub files: u64,
+    /// Their bytes, and those of which only a part is still needed.
+    pub bytes: u64,
+    /// Deleted sessions that forks still need.
+    pub kept: u64,
+}
+
+/// What [`Store::reroot`] did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Rerooted {
+    /// Ancestors that the session has copies of now.
+    pub ancestors: u64,
+    /// Bytes that were copied.
+    pub bytes: u64,
+}
+
+impl Store {
+    /// Deletes a session. Its forks go on working: what they share with it stays until they are gone too, see [`Store::gc`].
+    ///
+    /// Survives a power cut. Cost: one rename.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`]; [`Error::Locked`] while it is open for append; [`Error::Io`].
+    pub fn delete(&self, key: &SessionKey) -> Result<()> {
+        let disk = &**self.disk();
+        let dir = self.layout().session(&key.project, &key.session);
+        loop {
+            let uid = open_named(disk, &dir, key, None, How::Read)?.header.uid;
+            let marker = self.layout().marker(uid);
+            let Some(alone) = Presence::alone(self.disk(), &marker)? else {
+                return Err(Error::Locked { path: dir, holder: None });
+            };
+            // Somebody may have deleted it, and made another one, before we were alone.
+            if open_named(disk, &dir, key, None, How::Read).map(|found| found.header.uid).ok() != Some(uid) {
+                alone.remove()?;
+                continue;
+            }
+            self.make_dir(&self.dir("graves"))?;
+            let grave = self.layout().grave(uid);
+            disk.rename(&dir, &grave).map_err(|error| Error::io("delete", &dir, error))?;
+            for dir in [&self.dir("graves"), &self.layout().project(&key.project), &self.layout().root] {
+                disk.sync_dir(dir).map_err(|error| Error::io("sync", dir, error))?;
+            }
+            match self.index().remove(&[uid]) {
+                // Built again, it will not find the session.
+                Ok(()) | Err(Error::Corrupt { .. }) => {}
+                Err(error) => return Err(error),
+            }
+            return alone.remove();
+        }
+    }
+
+    /// Deletes sessions that nobody has changed since `before`, archived ones among them; never one that is open for append.
+    ///
+    /// With `dry_run` it only says which.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::list`] and [`Store::delete`].
+    pub fn cleanup(&self, before: Timestamp, filter: &Filter, dry_run: bool) -> Result<Cleaned> {
+        let filter = Filter {
+            updated_before: Some(filter.updated_before.map_or(before, |given| given.min(before))),
+            archived: if filter.archived == Archived::Hidden { Archived::Shown } else { filter.archived },
+            ..filter.clone()
+        };
+        let mut cleaned = Cleaned::default();
+        let mut after = None;
+        let mut found = Vec::new();
+        loop {
+            let page = self.list(&filter, after, 1000)?;
+            found.extend(page.entries);
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        for entry in found {
+            if self.is_live(entry.uid)? {
+                cleaned.live.push(entry.key);
+                continue;
+            }
+            if !dry_run {
+                match self.delete(&entry.key) {
+                    Err(Error::NotFound { .. }) => continue,
+                    Err(Error::Locked { .. }) => {
+                        cleaned.live.push(entry.key);
+                        continue;
+                    }
+                    other => other?,
+                }
+            }
+            cleaned.deleted.push(entry);
+        }
+        Ok(cleaned)
+    }
+
+    /// Whether somebody has the session open for append now.
+    pub(super) fn is_live(&self, uid: Uid) -> Result<bool> {
+        let marker = self.layout().marker(uid);
+        match self.disk().open(&marker, How::Write) {
+            Ok(file) => Ok(!file.try_lock(LockMode::Exclusive).map_err(|error| Error::io("lock", &marker, error))?),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(Error::io("open", &marker, error)),
+        }
+    }
+
+    /// Frees what deleted sessions leave and no fork needs, and what a crash left half made.
+    ///
+    /// Forks that are made meanwhile wait. Killed at any step, it can be run again. Cost: the first line of every transcript. With `dry_run` it only
+    /// says what it would free.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Locked`] when forks are being made all the time; [`Error::Corrupt`] and [`Error::Newer`] when a session's first line
+    /// cannot be read, since nobody knows then what it needs: nothing was freed; [`Error::Io`].
+    pub fn gc(&self, dry_run: bool) -> Result<Collected> {
+        let guard = self.guard(LockMode::Exclusive)?;
+        let graves = self.graves()?;
+        let needed = self.needed(&graves)?;
+        let mut collected = Collected::default();
+        for grave in list_dir(&**self.disk(), &self.dir("graves"))? {
+            self.sweep(&grave, &needed, dry_run, &mut collected)?;
+        }
+        if !dry_run {
+            self.settle_markers()?;
+            for path in list_dir(&**self.disk(), &self.dir("tmp"))? {
+                self.sweep_temp(&path)?;
+            }
+        }
+        drop(guard);
+        Ok(collected)
+    }
+
+    /// The transcripts in graves, by uid.
+    fn graves(&self) -> Result<HashMap<Uid, Transcript>> {
+        let disk = &**self.disk();
+        let mut found = HashMap::new();
+        for grave in list_dir(disk, &self.dir("graves"))? {
+            for path in transcripts(disk, &grave)? {
+                match Transcript::open(disk, &path, How::Read) {
+                    Ok(Some(transcript)) => drop(found.insert(transcript.header.uid, transcript)),
+                    Ok(None) => {}
+                    // Nobody can have a base in a file without a first line.
+                    Err(error) if matches!(error.kind(), Kind::Data) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// How much of which file in the graves is needed by sessions that are left.
+    fn needed(&self, graves: &HashMap<Uid, Transcript>) -> Result<HashMap<Uid, u64>> {
+        let disk = &**self.disk();
+        let mut needed = HashMap::new();
+        for project in list_dir(disk, &self.dir("projects"))? {
+            for session in list_dir(disk, &project)? {
+                for path in transcripts(disk, &session)? {
+                    let Some(found) = Transcript::open(disk, &path, How::Read)? else { continue };
+                    let mut base = found.header.base;
+                    while let Some(Base { at, .. }) = base {
+                        let at = Position::from(at);
+                        let most = needed.entry(at.uid).or_insert(0);
+                        *most = at.offset.get().max(*most);
+                        // Where a session has its own copy the grave is not needed, nor what lies behind it.
+                        let copy = Layout::copy(&session, at.uid);
+                        let next = match graves.get(&at.uid) {
+                            Some(grave) => Some(grave.clone()),
+                            None => Transcript::open(disk, &copy, How::Read)?,
+                        };
+                        base = next.and_then(|next| next.header.base);
+                    }
+                }
+            }
+        }
+        Ok(needed)
+    }
+
+    /// Removes what is not needed of one grave.
+    fn sweep(&self, grave: &Path, needed: &HashMap<Uid, u64>, dry_run: bool, collected: &mut Collected) -> Result<()> {
+        let disk = &**self.disk();
+        let mut keep = Vec::new();
+        for path in transcripts(disk, grave)? {
+            let uid = match Transcript::open(disk, &path, How::Read) {
+                Ok(Some(transcript)) => transcript.header.uid,
+                Ok(None) => continue,
+                Err(error) if error.kind() == Kind::Data => continue,
+                Err(error) => return Err(error),
+            };
+            if let Some(most) = needed.get(&uid) {
+                let stat = disk.stat(&path).map_err(|error| Error::io("read", &path, error))?;
+                if stat.len > *most {
+                    collected.bytes += stat.len - most;
+                    if !dry_run {
+                        let io = |error| Error::io("cut", &path, error);
+                        let file = disk.open(&path, How::Write).map_err(io)?;
+                        file.set_len(*most).and_then(|()| file.sync()).map_err(io)?;
+                    }
+                }
+                keep.push(path);
+            }
+        }
+        if keep.is_empty() {
+            collected.graves += 1;
+        } else {
+            collected.kept += 1;
+        }
+        self.remove_below(grave, &keep, dry_run, collected)?;
+        Ok(())
+    }
+
+    /// Removes everything below `dir` but `keep`, and `dir` itself when nothing is left.
+    fn remove_below(&self, dir: &Path, keep: &[PathBuf], dry_run: bool, collected: &mut Collected) -> Result<()> {
+        let disk = &**self.disk();
+        let mut left = false;
+        for path in list_dir(disk, dir)? {
+            let stat = disk.stat(&path).map_err(|error| Error::io("read", &path, error))?;
+            if stat.is_dir {
+                self.remove_below(&path, keep, dry_run, collected)?;
+                left |= keep.iter().any(|kept| kept.starts_with(&path));
+            } else if keep.contains(&path) {
+                left = true;
+            } else {
+                collected.files += 1;
+                collected.bytes += stat.len;
+                if !dry_run {
+                    disk.remove_file(&path).map_err(|error| Error::io("remove", &path, error))?;
+                }
+            }
+        }
+        if !left && !dry_run {
+            disk.remove_dir(dir).map_err(|error| Error::io("remove", dir, error))?;
+        }
+        Ok(())
+    }
+
+    /// Removes what a crash left in `tmp/`, unless it is young enough that somebody may be making it: nobody's clock is asked, so what is there
+    /// is taken for old once it is found by two sweeps in a row.
+    fn sweep_temp(&self, path: &Path) -> Result<()> {
+        let disk = &**self.disk();
+        let condemned = path.extension().is_some_and(|extension| extension == "old");
+        if condemned {
+            let stat = disk.stat(path).map_err(|error| Error::io("read", path, error))?;
+            if stat.is_dir {
+                return self.remove_below(path, &[], false, &mut Collected::default());
+            }
+            return disk.remove_file(path).map_err(|error| Error::io("remove", path, error));
+        }
+        match disk.rename(path, &path.with_extension("old")) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path, error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Publishes what dead writers left in `live/`, so that lists need not look at it again.
+    fn settle_markers(&self) -> Result<()> {
+        let disk = &**self.disk();
+        for path in list_dir(disk, &self.dir("live"))? {
+            let Some(note) = crate::session::Note::read(disk, &path) else { continue };
+            let Some(alone) = Presence::alone(self.disk(), &path)? else { continue };
+            match self.publish_session(&note.key()) {
+                Ok(()) | Err(Error::NotFound { .. }) if !note.poisoned => alone.remove()?,
+                // A damaged or doubtful one stays marked.
+                Ok(()) | Err(Error::NotFound { .. }) => {}
+                Err(error) if matches!(error.kind(), Kind::Data | Kind::Newer) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies what a fork shares with its ancestors into the fork's own directory, so that they can be deleted and freed.
+    ///
+    /// Survives a power cut. Killed at any step, it can be run again. Cost: the ancestors' bytes up to where the fork begins.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::read`], and [`Error::Full`].
+    pub fn reroot(&self, key: &SessionKey) -> Result<Rerooted> {
+        let guard = self.guard(LockMode::Shared)?;
+        let disk = &**self.disk();
+        let dir = self.layout().session(&key.project, &key.session);
+        let mut done = Rerooted::default();
+        for path in transcripts(disk, &dir)? {
+            let Some(own) = Transcript::open(disk, &path, How::Read)? else { continue };
+            let mut lineage = Lineage::new(disk, self.layout(), &own);
+            for ancestor in lineage.ancestors()? {
+                let copy = Layout::copy(&dir, ancestor.uid);
+                let wanted = ancestor.limit.offset.get();
+                if disk.stat(&copy).is_ok_and(|stat| stat.len >= wanted) {
+                    continue;
+                }
+                self.copy(&ancestor.open(disk)?, wanted, &copy)?;
+                done.ancestors += 1;
+                done.bytes += wanted;
+            }
+        }
+        drop(guard);
+        Ok(done)
+    }
+
+    /// Copies the first `len` bytes of a transcript, each verified, to `target`.
+    fn copy(&self, source: &Transcript, len: u64, target: &Path) -> Result<()> {
+        let disk = &**self.disk();
+        let dir = session_dir(target).join("lineage");
+        self.make_dir(&dir)?;
+        let temp = target.with_extension("tmp");
+        let io = |error| Error::io("write", &temp, error);
+        let file = disk.open(&temp, How::Create).map_err(io)?;
+        file.set_len(0).map_err(io)?;
+        let mut buf = vec![0; 1 << 20];
+        let mut at = 0;
+        while at < len {
+            let want = usize::try_from(len - at).unwrap_or(buf.len()).min(buf.len());
+            let got = source.file.read_at(&mut buf[..want], at).map_err(|error| source.io(error))?;
+            if got < want {
+                return Err(source.corrupt(at, "the file ends before a fork's base"));
+            }
+            file.write_at(&buf[..got], at).map_err(io)?;
+            at += got as u64;
+        }
+        file.sync().map_err(io)?;
+        disk.rename(&temp, target).map_err(|error| Error::io("write", target, error))?;
+        for dir in [&*dir, &session_dir(target)] {
+            disk.sync_dir(dir).map_err(|error| Error::io("sync", dir, error))?;
+        }
+        Ok(())
+    }
+
+    /// A moment that long ago.
+    #[must_use]
+    pub fn ago(&self, age: Duration) -> Timestamp {
+        let ms = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
+        Timestamp::from_millis(self.now().as_millis().saturating_sub(ms))
+    }
+}
+
+/// The paths of a session directory's own transcripts.
+pub(super) fn transcripts(disk: &dyn crate::disk::Disk, session: &Path) -> Result<Vec<PathBuf>> {
+    let mut paths = Vec::new();
+    let main = session.join("transcript.jsonl");
+    if disk.stat(&main).is_ok() {
+        paths.push(main);
+    }
+    let sides = list_dir(disk, &session.join("side"))?;
+    paths.extend(sides.into_iter().filter(|path| path.extension().is_some_and(|extension| extension == "jsonl")));
+    Ok(paths)
+}

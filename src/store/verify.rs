@@ -1,0 +1,358 @@
+//! Finding damage, and giving up what is damaged so that the rest can be read.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::Store;
+use super::admin::transcripts;
+use super::listing::list_dir;
+use crate::disk::How;
+use crate::error::{Error, Kind, Result};
+use crate::format::control::{self, Gap, Repair};
+use crate::format::line::{self, Link, kind};
+use crate::ids::{Offset, SessionKey};
+use crate::log::ends::{self, Seen};
+use crate::log::lineage::Lineage;
+use crate::log::recover::quarantine;
+use crate::log::transcript::Transcript;
+use crate::session::{OpenOptions, Presence, Session, WriteLock};
+
+/// What [`Store::verify`] found.
+#[derive(Clone, Debug, Default, Serialize)]
+#[non_exhaustive]
+pub struct Report {
+    /// Transcripts that were read.
+    pub transcripts: u64,
+    /// Bytes that were read and verified.
+    pub bytes: u64,
+    /// Records that verified.
+    pub records: u64,
+    /// What each transcript with something to tell has.
+    pub findings: Vec<Checked>,
+}
+
+impl Report {
+    /// Whether nothing is damaged.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        self.findings.iter().all(|found| found.damage.is_empty())
+    }
+}
+
+/// What one transcript has.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct Checked {
+    /// The file.
+    pub path: PathBuf,
+    /// The session, where the first line can be read.
+    pub session: Option<SessionKey>,
+    /// Damaged ranges.
+    pub damage: Vec<Damage>,
+    /// Records that can be read.
+    pub readable_records: u64,
+    /// Bytes at the end that a crash left, and the next writer will move to quarantine.
+    pub crash_remains: u64,
+    /// Ranges that a repair gave up earlier.
+    pub repaired: u64,
+}
+
+/// A damaged range.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Damage {
+    /// First bad byte, from the start of the file.
+    pub from: u64,
+    /// Where the next good line starts; the file's length when there is none.
+    pub to: u64,
+    /// The check that failed.
+    pub why: String,
+    /// Whether [`Store::repair`] can give the range up.
+    pub repairable: bool,
+}
+
+/// How far a long run has come.
+#[derive(Clone, Copy, Debug, Default)]
+#[non_exhaustive]
+pub struct Progress {
+    /// Bytes that are done.
+    pub done: u64,
+    /// Bytes in all.
+    pub total: u64,
+}
+
+/// What [`Store::repair`] did.
+#[derive(Clone, Debug, Default, Serialize)]
+#[non_exhaustive]
+pub struct Repaired {
+    /// Ranges that were given up, by transcript.
+    pub gaps: BTreeMap<PathBuf, Vec<Damage>>,
+    /// Copies of their bytes.
+    pub quarantined: Vec<PathBuf>,
+    /// Transcripts that cannot be repaired, and why.
+    pub hopeless: Vec<(PathBuf, String)>,
+}
+
+impl Store {
+    /// Reads every byte of a session's transcripts, or of all, several at a time, and says what is damaged.
+    ///
+    /// Changes nothing. `progress` is called now and then. Deleted sessions that forks need are checked too when the whole store is.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`], [`Error::Io`]. Damage is no error here but a finding.
+    pub fn verify(&self, key: Option<&SessionKey>, progress: impl Fn(Progress) + Sync) -> Result<Report> {
+        let mut paths = Vec::new();
+        let disk = &**self.disk();
+        match key {
+            Some(key) => {
+                let dir = self.layout().session(&key.project, &key.session);
+                paths = transcripts(disk, &dir)?;
+                if paths.is_empty() {
+                    return Err(Error::not_found(crate::Named::Session, key));
+                }
+            }
+            None => {
+                for project in list_dir(disk, &self.dir("projects"))? {
+                    for session in list_dir(disk, &project)? {
+                        paths.extend(transcripts(disk, &session)?);
+                    }
+                }
+                for grave in list_dir(disk, &self.dir("graves"))? {
+                    paths.extend(transcripts(disk, &grave)?);
+                }
+            }
+        }
+        let total = paths.iter().map(|path| disk.stat(path).map_or(0, |stat| stat.len)).sum();
+        let (next, done) = (AtomicUsize::new(0), AtomicU64::new(0));
+        let report = Mutex::new((Report::default(), None));
+        let work = || {
+            while let Some(path) = paths.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let checked = self.check(path);
+                let mut report = report.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                match checked {
+                    Ok(Some((checked, bytes))) => {
+                        report.0.transcripts += 1;
+                        report.0.bytes += bytes;
+                        report.0.records += checked.readable_records;
+                        let done = done.fetch_add(bytes, Ordering::Relaxed) + bytes;
+                        progress(Progress { done, total });
+                        if !checked.damage.is_empty() || checked.crash_remains > 0 || checked.repaired > 0 {
+                            report.0.findings.push(checked);
+                        }
+                    }
+                    Ok(None) => {}
+                    Err(error) => drop(report.1.get_or_insert(error)),
+                }
+            }
+        };
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(paths.len().max(1));
+        std::thread::scope(|scope| {
+            for _ in 1..threads {
+                scope.spawn(work);
+            }
+            work();
+        });
+        let (mut report, error) = report.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+        report.findings.sort_by(|a, b| a.path.cmp(&b.path));
+        error.map_or(Ok(report), Err)
+    }
+
+    /// Checks one transcript; `None` when it is gone.
+    fn check(&self, path: &std::path::Path) -> Result<Option<(Checked, u64)>> {
+        let disk = &**self.disk();
+        let mut checked = Checked {
+            path: path.to_owned(),
+            session: None,
+            damage: Vec::new(),
+            readable_records: 0,
+            crash_remains: 0,
+            repaired: 0,
+        };
+        let transcript = match Transcript::open(disk, path, How::Read) {
+            Ok(Some(transcript)) => transcript,
+            Ok(None) => return Ok(None),
+            Err(error) if matches!(error.kind(), Kind::Data | Kind::Newer) => {
+                let len = disk.stat(path).map_or(0, |stat| stat.len);
+                checked.damage.push(Damage { from: 0, to: len, why: why(&error), repairable: false });
+                return Ok(Some((checked, len)));
+            }
+            Err(error) => return Err(error),
+        };
+        let header = transcript.header.clone();
+        checked.session = Some(SessionKey { project: header.project, session: header.session });
+        let len = transcript.file.len().map_err(|error| transcript.io(error))?;
+        let (gaps, end) = damaged(&transcript, &mut checked)?;
+        for (gap, reason) in &gaps {
+            let (from, to) = (gap.from.get(), gap.to.get());
+            checked.damage.push(Damage { from, to, why: reason.clone(), repairable: true });
+        }
+        checked.crash_remains = len - end.max(gaps.last().map_or(0, |(gap, _)| gap.to.get())).min(len);
+        if checked.damage.is_empty() {
+            if let Err(error) = self.check_view(&transcript) {
+                if !matches!(error.kind(), Kind::Data | Kind::Newer) {
+                    return Err(error);
+                }
+                let from = match &error {
+                    Error::Corrupt { at, .. } | Error::Newer { at, .. } => at.get(),
+                    _ => 0,
+                };
+                checked.damage.push(Damage { from, to: from, why: why(&error), repairable: false });
+            }
+        }
+        Ok(Some((checked, len)))
+    }
+
+    /// That the head moves and bases of a transcript lead where they say.
+    fn check_view(&self, transcript: &Transcript) -> Result<()> {
+        let (state, _) = crate::log::state::State::read(&**self.disk(), transcript, self.digest())?;
+        let mut lineage = Lineage::new(&**self.disk(), self.layout(), transcript);
+        lineage.view(transcript.position(&state.tip)).map(drop)
+    }
+
+    /// Gives up the damaged ranges of a session's transcripts, so that everything else can be read and the session can go on.
+    ///
+    /// No byte is moved or lost: a record names the ranges, and copies go to the session's quarantine. Positions and forks stay good, except
+    /// where they lie in such a range. A rewind that was in one is gone with it. Survives a power cut.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`]; [`Error::Locked`] while the session is open for append; [`Error::Full`], [`Error::Io`].
+    pub fn repair(&self, key: &SessionKey) -> Result<Repaired> {
+        let disk = &**self.disk();
+        let dir = self.layout().session(&key.project, &key.session);
+        let paths = transcripts(disk, &dir)?;
+        if paths.is_empty() {
+            return Err(Error::not_found(crate::Named::Session, key));
+        }
+        let mut repaired = Repaired::default();
+        for path in paths {
+            let transcript = match Transcript::open(disk, &path, How::Write) {
+                Ok(Some(transcript)) => transcript,
+                Ok(None) => continue,
+                Err(error) if matches!(error.kind(), Kind::Data | Kind::Newer) => {
+                    repaired.hopeless.push((path, why(&error)));
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            self.repair_one(key, &transcript, &mut repaired)?;
+        }
+        // A session that was closed in its damaged state is in the index as damaged.
+        if repaired.hopeless.is_empty() {
+            let session = Session::open(self, key, None, OpenOptions::default())?;
+            session.close()?;
+            self.publish_session(key)?;
+        }
+        Ok(repaired)
+    }
+
+    fn repair_one(&self, key: &SessionKey, transcript: &Transcript, repaired: &mut Repaired) -> Result<()> {
+        let disk = &**self.disk();
+        let path = &transcript.path;
+        let main = transcript.header.side.as_ref().map_or(transcript.header.uid, |side| side.of);
+        let marker = self.layout().marker(main);
+        let presence = Presence::join(self.disk(), &marker, key, Duration::ZERO, self.now())?;
+        let lock = WriteLock::open(disk, path)?;
+        lock.take(Duration::ZERO, true)?;
+        let mut checked = Checked {
+            path: path.clone(),
+            session: None,
+            damage: Vec::new(),
+            readable_records: 0,
+            crash_remains: 0,
+            repaired: 0,
+        };
+        let (gaps, end) = damaged(transcript, &mut checked)?;
+        if let (Some((last, _)), false) = (gaps.last(), gaps.is_empty()) {
+            // The line goes behind the last good one; what a crash left after that goes to quarantine.
+            let end = end.max(last.to.get());
+            let len = transcript.file.len().map_err(|error| transcript.io(error))?;
+            if len > end {
+                repaired.quarantined.push(quarantine(disk, transcript, end, len, "cut")?);
+                transcript.file.set_len(end).map_err(|error| Error::io("cut", path, error))?;
+            }
+            for (gap, why) in &gaps {
+                let (from, to) = (gap.from.get(), gap.to.get());
+                repaired.quarantined.push(quarantine(disk, transcript, from, to, "gap")?);
+                let damage = Damage { from, to, why: why.clone(), repairable: true };
+                repaired.gaps.entry(path.clone()).or_default().push(damage);
+            }
+            let crc = match transcript.crc_before(end) {
+                Ok(crc) => crc,
+                Err(_) => last.chain,
+            };
+            let gaps = gaps.into_iter().map(|(gap, _)| gap).collect();
+            let mut bytes = Vec::new();
+            let draft = line::Draft { at: &self.now().to_bytes(), id: None, kind: kind::REPAIR, more: false };
+            let synced = transcript.promise_at(end)?.min(end);
+            line::encode(&mut bytes, draft, Link { end, crc, synced }, synced, &control::encode(&Repair { gaps }));
+            let io = |error| Error::io("write", path, error);
+            transcript.file.write_at(&bytes, end).and_then(|()| transcript.file.sync()).map_err(io)?;
+        }
+        if presence.is_last() {
+            presence.remove()?;
+        }
+        Ok(())
+    }
+}
+
+/// The damaged ranges of a transcript that no repair has given up, each as a gap, and where its lines end.
+fn damaged(transcript: &Transcript, checked: &mut Checked) -> Result<(Vec<(Gap, String)>, u64)> {
+    let file = &transcript.file;
+    let mut gaps: Vec<(Gap, String)> = Vec::new();
+    let mut from = transcript.first;
+    loop {
+        let found = ends::find(file, &transcript.path, from, |seen| {
+            match seen {
+                Seen::Line(_, whole) => checked.readable_records += u64::from(whole.kind == kind::DATA),
+                Seen::Gap(_) => checked.repaired += 1,
+            }
+            Ok(())
+        });
+        let (at, reason) = match found {
+            Ok(ends) => return Ok((gaps, ends.link.end)),
+            Err(Error::Corrupt { at, why, .. }) => (at.get(), why),
+            Err(error) => return Err(error),
+        };
+        let len = file.len().map_err(|error| transcript.io(error))?;
+        let mut next = None;
+        ends::lone_lines(file, at, len, |start, _| {
+            next = Some(start);
+            false
+        })
+        .map_err(|error| transcript.io(error))?;
+        let Some(next) = next else {
+            let gap = gap(transcript, at, len, line::crc32(&[]))?;
+            gaps.push((gap, reason.to_owned()));
+            return Ok((gaps, len));
+        };
+        let chain = ends::lone_seed(file, next, len).map_err(|error| transcript.io(error))?;
+        let chain = chain.ok_or_else(|| transcript.corrupt(next, "the file changes while it is read"))?;
+        gaps.push((gap(transcript, at, next, chain)?, reason.to_owned()));
+        from = Link::alone(next, chain);
+    }
+}
+
+/// The range as a gap, with the number of records that it seems to have held.
+fn gap(transcript: &Transcript, from: u64, to: u64, chain: crate::Crc) -> Result<Gap> {
+    let mut bytes = vec![0; usize::try_from(to - from).unwrap_or(usize::MAX)];
+    let got = transcript.file.read_at(&mut bytes, from).map_err(|error| transcript.io(error))?;
+    bytes.truncate(got);
+    let looks_like_data = |line: &&[u8]| memchr::memmem::find(line.get(..200).unwrap_or(line), b"\"data\":").is_some();
+    let records = bytes.split(|&c| c == b'\n').filter(looks_like_data).count() as u64;
+    Ok(Gap { from: Offset(from), to: Offset(to), raw: line::crc32(&bytes), chain, records })
+}
+
+/// The reason alone, where an error has one.
+fn why(error: &Error) -> String {
+    match error {
+        Error::Corrupt { why, .. } | Error::Lineage { why, .. } => (*why).to_owned(),
+        other => other.to_string(),
+    }
+}
