@@ -198,13 +198,15 @@ impl Store {
                     let mut base = found.header.base;
                     while let Some(Base { at, .. }) = base {
                         let at = Position::from(at);
-                        let most = needed.entry(at.uid).or_insert(0);
-                        *most = at.offset.get().max(*most);
+                        let copy = Transcript::open(disk, &Layout::copy(&session, at.uid), How::Read)?;
                         // Where a session has its own copy the grave is not needed, nor what lies behind it.
-                        let copy = Layout::copy(&session, at.uid);
-                        let next = match graves.get(&at.uid) {
-                            Some(grave) => Some(grave.clone()),
-                            None => Transcript::open(disk, &copy, How::Read)?,
+                        let next = match copy {
+                            Some(copy) if copy.fits(&at)? => Some(copy),
+                            _ => {
+                                let most = needed.entry(at.uid).or_insert(0);
+                                *most = at.offset.get().max(*most);
+                                graves.get(&at.uid).cloned()
+                            }
                         };
                         base = next.and_then(|next| next.header.base);
                     }

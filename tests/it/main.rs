@@ -1,0 +1,3 @@
+//! The engine's promises, by theme. One binary, so that it links once.
+
+mod engine;
