@@ -7,6 +7,7 @@ mod format;
 mod ids;
 mod index;
 mod log;
+pub mod objects;
 mod session;
 mod store;
 mod time;
@@ -14,7 +15,9 @@ mod time;
 pub use digest::{AgentDigest, Digest, NoDigest, Summary};
 pub use error::{Error, Kind, Named, Result};
 pub use format::entry::Entry;
-pub use ids::{Crc, Offset, Position, ProjectName, RecordId, Seq, SessionId, SessionKey, SideName, Uid};
+pub use ids::{
+    Crc, ObjectId, ObjectKind, Offset, Position, ProjectName, RecordId, Seq, SessionId, SessionKey, SideName, Uid,
+};
 pub use index::{Archived, Cursor, Filter, Page};
 pub use time::{Env, OsEnv, Timestamp};
 
