@@ -1,5 +1,6 @@
 //! An embedded storage engine for agent transcripts.
 
+pub mod checkpoint;
 pub mod digest;
 pub mod disk;
 mod error;
@@ -11,6 +12,7 @@ pub mod objects;
 mod session;
 mod store;
 mod time;
+pub mod workspace;
 
 pub use digest::{AgentDigest, Digest, NoDigest, Summary};
 pub use error::{Error, Kind, Named, Result};

@@ -6,12 +6,14 @@
 pub(crate) mod bytes;
 pub(crate) mod control;
 pub(crate) mod entry;
+pub(crate) mod journal;
 pub(crate) mod json;
 pub(crate) mod line;
 pub(crate) mod map;
 pub(crate) mod name;
 pub(crate) mod pack;
 pub(crate) mod run;
+pub(crate) mod stat;
 pub(crate) mod tail;
 pub(crate) mod tree;
 
