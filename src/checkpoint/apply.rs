@@ -19,6 +19,12 @@ use crate::ids::Uid;
 use crate::objects::{Batch, Entry, EntryKind, MAX_OBJECT, Root};
 use crate::workspace::{Meta, MetaKind, RelPath, STAGE_PREFIX};
 
+/// What was captured, and what the file was then.
+type Captures = HashMap<RelPath, (Entry, Meta)>;
+
+/// Contents that nobody had captured, and where they were.
+type Rescued = Vec<(RelPath, Entry)>;
+
 /// A rewind of files that has been carried to its end, but for the caller's record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
@@ -119,12 +125,7 @@ impl Files {
     }
 
     /// Captures what is there, and makes sure that it is what the plan was made for.
-    fn prepare(
-        &self,
-        plan: &Plan,
-        payload: &[u8],
-        batch: &Batch<'_>,
-    ) -> Result<(Journal, HashMap<RelPath, (Entry, Meta)>)> {
+    fn prepare(&self, plan: &Plan, payload: &[u8], batch: &Batch<'_>) -> Result<(Journal, Captures)> {
         let mut metas = HashMap::new();
         let mut before = None;
         if plan.whole {
@@ -219,15 +220,15 @@ struct Work<'a> {
     batch: &'a Batch<'a>,
     stage: RelPath,
     /// What was captured, so that a file that has not changed since need not be read again.
-    metas: HashMap<RelPath, (Entry, Meta)>,
-    rescued: Vec<(RelPath, Entry)>,
+    metas: Captures,
+    rescued: Rescued,
     moved_aside: Vec<RelPath>,
     displaced: usize,
     uid: Uid,
 }
 
 impl<'a> Work<'a> {
-    fn new(files: &'a Files, batch: &'a Batch<'a>, journal: &Journal, metas: HashMap<RelPath, (Entry, Meta)>) -> Self {
+    fn new(files: &'a Files, batch: &'a Batch<'a>, journal: &Journal, metas: Captures) -> Self {
         let stage = RelPath::root().join(format!("{STAGE_PREFIX}{}", journal.uid).as_bytes());
         let (rescued, moved_aside) = (Vec::new(), Vec::new());
         Self { files, batch, stage, metas, rescued, moved_aside, displaced: 0, uid: journal.uid }
@@ -286,7 +287,7 @@ impl<'a> Work<'a> {
         self.sync(&journal.steps)
     }
 
-    fn finish(mut self, steps: &[Step]) -> Result<(Vec<(RelPath, Entry)>, Vec<RelPath>)> {
+    fn finish(mut self, steps: &[Step]) -> Result<(Rescued, Vec<RelPath>)> {
         self.clear_stage(steps)?;
         self.remove_stage()?;
         self.sync(steps)?;

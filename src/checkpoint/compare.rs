@@ -161,6 +161,9 @@ pub(super) fn live_metas(node: &Node, path: &RelPath, into: &mut HashMap<RelPath
     }
 }
 
+/// What is left of a path, and what it becomes.
+type Graft<'p> = (Vec<&'p [u8]>, Option<Entry>);
+
 /// The tree `base` with some paths changed; directories on the way are made where they are missing.
 pub(super) fn graft(
     objects: &ObjectStore,
@@ -168,8 +171,7 @@ pub(super) fn graft(
     base: &Entry,
     changes: &BTreeMap<RelPath, Option<Entry>>,
 ) -> Result<Entry> {
-    let list: Vec<(Vec<&[u8]>, Option<Entry>)> =
-        changes.iter().map(|(path, entry)| (path.names().collect(), *entry)).collect();
+    let list: Vec<Graft<'_>> = changes.iter().map(|(path, entry)| (path.names().collect(), *entry)).collect();
     graft_below(objects, batch, Some(base), base.mode, &list)
 }
 
@@ -179,13 +181,13 @@ fn graft_below(
     batch: &Batch<'_>,
     base: Option<&Entry>,
     mode: u16,
-    changes: &[(Vec<&[u8]>, Option<Entry>)],
+    changes: &[Graft<'_>],
 ) -> Result<Entry> {
     const MADE_MODE: u16 = 0o755;
     let base = base.filter(|base| base.kind == EntryKind::Directory);
     let names = base.map_or(Ok(Vec::new()), |base| read_tree(objects, base))?;
     let mut names: BTreeMap<Vec<u8>, Entry> = names.into_iter().map(|named| (named.name, named.entry)).collect();
-    let mut by_name: BTreeMap<&[u8], Vec<(Vec<&[u8]>, Option<Entry>)>> = BTreeMap::new();
+    let mut by_name: BTreeMap<&[u8], Vec<Graft<'_>>> = BTreeMap::new();
     for (path, entry) in changes {
         if let Some((first, rest)) = path.split_first() {
             by_name.entry(first).or_default().push((rest.to_vec(), *entry));
