@@ -9,12 +9,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::compare::{Lookup, alike, graft, live_metas};
-use super::snapshot::read_state;
+use super::snapshot::{Node, put_tree, read_state};
 use super::{Files, Plan, State, is_absent, read_blob};
 use crate::disk::{Disk, How, LockMode};
 use crate::error::{Error, Kind, Result};
 use crate::format::journal::{self, Journal, Step};
 use crate::format::pack::Bad;
+use crate::format::tree::Named;
 use crate::ids::Uid;
 use crate::objects::{Batch, Entry, EntryKind, MAX_OBJECT, Root};
 use crate::workspace::{Meta, MetaKind, RelPath, STAGE_PREFIX};
@@ -128,17 +129,17 @@ impl Files {
     fn prepare(&self, plan: &Plan, payload: &[u8], batch: &Batch<'_>) -> Result<(Journal, Captures)> {
         let mut metas = HashMap::new();
         let mut before = None;
-        if plan.whole {
-            let snapshot = self.look(Some(batch))?;
+        if let Some(snapshot) = &plan.snapshot {
+            self.store(batch, &RelPath::root(), &snapshot.root)?;
             before = Some(snapshot.root.entry);
             live_metas(&snapshot.root, &RelPath::root(), &mut metas);
         }
         for step in &plan.steps {
             let path = RelPath::new(step.path.as_slice())?;
-            if !metas.contains_key(&path)
-                && let Some(found) = self.observe(Some(batch), &path)?
-            {
-                metas.insert(path.clone(), found);
+            let as_planned = |(_, meta): &(Entry, Meta)| self.workspace.meta(&path).is_ok_and(|now| now == *meta);
+            if !metas.get(&path).is_some_and(as_planned) {
+                metas.remove(&path);
+                metas.extend(self.observe(Some(batch), &path)?.map(|found| (path.clone(), found)));
             }
             if !alike(metas.get(&path).map(|(entry, _)| entry), step.before.as_ref()) {
                 let path = self.workspace.root().join(path.to_path());
@@ -158,6 +159,27 @@ impl Files {
         let root = self.workspace.root().as_os_str().as_encoded_bytes().to_owned();
         let (uid, payload, steps) = (self.temp_uid(), payload.to_owned(), plan.steps.clone());
         Ok((Journal { uid, root, payload, before, seen, steps }, metas))
+    }
+
+    /// Puts what a plan has looked at into the store. A file of which the store has no content yet is read again and must
+    /// be as it was.
+    fn store(&self, batch: &Batch<'_>, path: &RelPath, node: &Node) -> Result<()> {
+        for (name, child) in &node.children {
+            let path = path.join(name);
+            if child.entry.kind == EntryKind::Directory {
+                self.store(batch, &path, child)?;
+            } else if !batch.contains(&child.entry.id)?
+                && self.observe(Some(batch), &path)?.is_none_or(|(now, _)| now != child.entry)
+            {
+                let path = self.workspace.root().join(path.to_path());
+                return Err(Error::Stale { path, why: "it changed after the rewind was planned" });
+            }
+        }
+        if batch.contains(&node.entry.id)? {
+            return Ok(());
+        }
+        let named = |(name, child): &(Vec<u8>, Node)| Named { name: name.clone(), entry: child.entry };
+        put_tree(Some(batch), node.meta.mode, &node.children.iter().map(named).collect::<Vec<_>>()).map(drop)
     }
 
     /// Ends the work on the files: what was rescued is synced, the stage goes, everything is synced.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
 use serde::Serialize;
@@ -43,9 +44,9 @@ pub struct Plan {
     pub skipped: Vec<Skipped>,
     #[serde(skip)]
     pub(super) steps: Vec<Step>,
-    /// Whether the target is a whole tree, so that the whole workspace is captured before.
+    /// What the workspace was when this was planned; only if the target is a whole tree.
     #[serde(skip)]
-    pub(super) whole: bool,
+    pub(super) snapshot: Option<Arc<Snapshot>>,
     #[serde(skip)]
     pub(super) seen: State,
 }
@@ -114,7 +115,9 @@ impl Files {
             planning.decide(path, wanted)?;
         }
         planning.keep_what_is_in_the_way();
-        planning.finish(target, options)
+        let mut plan = planning.finish(options)?;
+        plan.snapshot = snapshot.map(Arc::new);
+        Ok(plan)
     }
 }
 
@@ -241,7 +244,7 @@ impl Planning<'_> {
         self.skipped.append(&mut blocked);
     }
 
-    fn finish(mut self, target: &State, options: &PlanOptions) -> Result<Plan> {
+    fn finish(mut self, options: &PlanOptions) -> Result<Plan> {
         let mut files_changed = Vec::new();
         for (path, wanted) in &self.steps {
             let change = Change::between(wanted.now.as_ref(), wanted.target.as_ref());
@@ -272,7 +275,7 @@ impl Planning<'_> {
                     after: wanted.target,
                 })
                 .collect(),
-            whole: target.tree.is_some(),
+            snapshot: None,
             seen: self.seen.clone(),
         })
     }

@@ -14,6 +14,9 @@ use crate::ids::{ObjectId, ObjectKind, Uid};
 use crate::objects::{Batch, Entry, EntryKind, MAX_OBJECT};
 use crate::workspace::{Found, Meta, MetaKind, RelPath, ScanOptions, Skipped, Stamp, Why, Workspace, scan};
 
+/// A stat cache of which more files than this are out of date is written anew.
+const WORTH_WRITING: usize = 64;
+
 /// A file or directory of the workspace as it was found.
 #[derive(Debug)]
 pub(super) struct Node {
@@ -197,10 +200,13 @@ impl Looking<'_> {
                 _ => None,
             })
             .collect();
-        let same = |(path, stat, entry): &(&[u8], Stat, Entry)| {
+        // Reading a few files again next time is cheaper than writing all that is known. A new path is always written,
+        // since the size limit does not hold for a file that is known.
+        let is_new = |(path, ..): &(&[u8], Stat, Entry)| !known.contains_key(*path);
+        let same = |(path, stat, entry): &&(&[u8], Stat, Entry)| {
             known.get(*path).is_some_and(|cached| cached.stat == *stat && cached.entry == *entry)
         };
-        if files.len() == known.len() && files.iter().all(same) {
+        if !files.iter().any(is_new) && known.len() <= files.iter().filter(same).count() + WORTH_WRITING {
             return;
         }
         let root = self.workspace.root().as_os_str().as_encoded_bytes();

@@ -271,8 +271,7 @@ pub(crate) fn index_entries(bytes: &[u8]) -> impl ExactSizeIterator<Item = Index
     bytes.get(INDEX_HEADER_LEN..).unwrap_or_default().as_chunks::<INDEX_ENTRY_LEN>().0.iter().map(index_entry)
 }
 
-/// Where the index `bytes` says that object `id` is. An index that was damaged may give any answer, so the caller
-/// looks whether the frame there has that id.
+/// Where the index `bytes` says that object `id` is. Only an index that [`index_is_whole`] tells the truth.
 pub(crate) fn index_find(bytes: &[u8], id: &ObjectId) -> Option<u64> {
     let (entries, _) = bytes.get(INDEX_HEADER_LEN..)?.as_chunks::<INDEX_ENTRY_LEN>();
     let found = entries.binary_search_by(|entry| index_entry(entry).id.cmp(id)).ok()?;

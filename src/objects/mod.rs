@@ -127,12 +127,10 @@ impl ObjectStore {
             Ok(None) => None,
             Err(error) => Some(error),
         };
-        // Another process may have put it since the last look, or gc may have moved it; an index may be damaged.
+        // Another process may have put it since the last look, or gc may have moved it.
         self.refresh(&mut state)?;
-        for pack in state.packs.values() {
-            if pack.index_is_damaged() || first.is_some() {
-                pack.scan_again(&*self.disk)?;
-            }
+        if first.is_some() {
+            state.packs.values().try_for_each(|pack| pack.scan_again(&*self.disk))?;
         }
         match self.get_known(&mut state, kind, id, max_len)? {
             Some(found) => Ok(found),
@@ -281,25 +279,9 @@ impl ObjectStore {
     }
 
     /// Whether the object need not be stored again: it is in the pack being written, or promised in one that stays.
-    fn is_stored(&self, state: &mut State, id: &ObjectId) -> Result<bool> {
-        if state.writer.as_ref().is_some_and(|writer| writer.has(id)) {
-            return Ok(true);
-        }
-        let fit = |pack: &&Arc<Pack>| !pack.condemned;
-        let places: Vec<_> = (state.packs.values().filter(fit))
-            .filter_map(|pack| {
-                let at = pack.find(id)?;
-                (at < pack.scanned().synced).then(|| (Arc::clone(pack), at))
-            })
-            .collect();
-        for (pack, at) in places {
-            // An index is derived and may be damaged; the frame's own head says whether it is this object.
-            let file = self.file_of(state, &pack)?;
-            if pack::read_head(&*file, &pack.path, pack.uid, at).is_ok_and(|head| head.id == *id) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+    fn is_stored(state: &State, id: &ObjectId) -> bool {
+        let is_in = |pack: &Arc<Pack>| !pack.condemned && pack.find(id).is_some_and(|at| at < pack.scanned().synced);
+        state.writer.as_ref().is_some_and(|writer| writer.has(id)) || state.packs.values().any(is_in)
     }
 
     /// The pack to append to: the one in hand, one that another process has put down, or a new one.
@@ -414,8 +396,8 @@ impl Batch<'_> {
     ///
     /// [`Error::Io`] and [`Error::Poisoned`].
     pub fn contains(&self, id: &ObjectId) -> Result<bool> {
-        let mut state = self.live_state()?;
-        self.store.is_stored(&mut state, id)
+        let state = self.live_state()?;
+        Ok(ObjectStore::is_stored(&state, id))
     }
 
     /// Returns once everything that this batch has put or found is on stable storage: one sync for all of it, and one of

@@ -95,11 +95,6 @@ impl Pack {
         self.known().tail.len()
     }
 
-    /// Whether there is an index that fails its checksum, so that not finding something means nothing.
-    pub(super) fn index_is_damaged(&self) -> bool {
-        self.known().index.as_deref().is_some_and(|index| !pack::index_is_whole(index))
-    }
-
     /// All objects, sorted by id.
     pub(super) fn entries(&self) -> Vec<IndexEntry> {
         let known = self.known();
@@ -133,6 +128,9 @@ impl Pack {
     fn load_index(&self, disk: &dyn Disk, len: u64, known: &mut Known) {
         let Ok(file) = disk.open(&index_path(&self.path), How::Read) else { return };
         let Ok(index) = file.map() else { return };
+        if !pack::index_is_whole(&index) {
+            return;
+        }
         let Ok(header) = pack::decode_index_header(&index) else { return };
         if header.uid == self.uid && header.covered <= len && header.covered >= HEADER_LEN as u64 {
             known.scanned.end = header.covered;

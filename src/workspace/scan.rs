@@ -1,6 +1,9 @@
 //! Finding what is in a workspace: ignore rules as in git, and a reason for everything that is left out.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
 
 use ignore::Match;
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
@@ -82,50 +85,136 @@ pub(crate) struct Found {
 pub(crate) fn scan(
     workspace: &dyn Workspace,
     options: &ScanOptions,
-    had: impl Fn(&RelPath) -> bool,
+    had: impl Fn(&RelPath) -> bool + Sync,
 ) -> Result<(Vec<Found>, Vec<Skipped>)> {
-    let mut scan = Scan { workspace, options, had, found: Vec::new(), skipped: Vec::new(), rules: Vec::new() };
     let root = RelPath::root();
     let names = workspace.list(&root).map_err(|e| Error::io("list", workspace.root(), e))?;
-    scan.directory(&root, names, 0);
-    scan.skipped.sort();
-    Ok((scan.found, scan.skipped))
+    let scan = Scan { workspace, options, had, queue: Mutex::default(), ready: Condvar::new() };
+    scan.queue().open.push(Open { dir: root.clone(), names, rules: None, depth: 0 });
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    thread::scope(|scope| {
+        for _ in 1..cores {
+            scope.spawn(|| scan.work());
+        }
+        scan.work();
+    });
+    let mut queue = scan.queue.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let mut found = Vec::new();
+    gather(&root, &mut queue.found, &mut found);
+    queue.skipped.sort();
+    Ok((found, queue.skipped))
+}
+
+/// Puts every directory before what it holds.
+fn gather(dir: &RelPath, by_dir: &mut HashMap<RelPath, Vec<Found>>, into: &mut Vec<Found>) {
+    for found in by_dir.remove(dir).unwrap_or_default() {
+        let below = (found.meta.kind == MetaKind::Directory).then(|| found.path.clone());
+        into.push(found);
+        if let Some(below) = below {
+            gather(&below, by_dir, into);
+        }
+    }
 }
 
 struct Scan<'a, F> {
     workspace: &'a dyn Workspace,
     options: &'a ScanOptions,
     had: F,
-    found: Vec<Found>,
+    queue: Mutex<Queue>,
+    ready: Condvar,
+}
+
+/// What the threads of a scan share.
+#[derive(Default)]
+struct Queue {
+    /// Directories that have been listed and not looked through.
+    open: Vec<Open>,
+    /// Threads that may still add to `open`.
+    busy: usize,
+    found: HashMap<RelPath, Vec<Found>>,
     skipped: Vec<Skipped>,
-    /// The rules of the directories above, the root's first.
-    rules: Vec<Gitignore>,
+}
+
+struct Open {
+    dir: RelPath,
+    names: Names,
+    rules: Option<Arc<Rules>>,
+    depth: usize,
+}
+
+/// The rules of a directory and of those above it.
+struct Rules {
+    own: Gitignore,
+    above: Option<Arc<Rules>>,
+}
+
+/// What a directory turned out to hold.
+#[derive(Default)]
+struct Held {
+    found: Vec<Found>,
+    open: Vec<Open>,
+    skipped: Vec<Skipped>,
 }
 
 type Names = Vec<(Vec<u8>, std::io::Result<Meta>)>;
 
-impl<F: Fn(&RelPath) -> bool> Scan<'_, F> {
-    fn skip(&mut self, path: RelPath, why: Why) {
-        self.skipped.push(Skipped { path, why });
+impl<F: Fn(&RelPath) -> bool + Sync> Scan<'_, F> {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn directory(&mut self, dir: &RelPath, mut names: Names, depth: usize) {
-        names.sort_unstable_by(|a, b| a.0.cmp(&b.0));
-        let own_rules = self.rules_of(dir, &names);
-        let n_rules = self.rules.len();
-        self.rules.extend(own_rules);
-        for (name, meta) in names {
-            self.entry(dir, &name, meta, depth);
+    /// Looks through directories until none is left and no other thread can find another.
+    fn work(&self) {
+        let mut queue = self.queue();
+        loop {
+            if let Some(open) = queue.open.pop() {
+                queue.busy += 1;
+                drop(queue);
+                let dir = open.dir.clone();
+                let mut held = self.directory(open);
+                queue = self.queue();
+                queue.busy -= 1;
+                queue.found.insert(dir, held.found);
+                queue.skipped.append(&mut held.skipped);
+                queue.open.append(&mut held.open);
+                self.ready.notify_all();
+            } else if queue.busy == 0 {
+                return;
+            } else {
+                queue = self.ready.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            }
         }
-        self.rules.truncate(n_rules);
     }
 
-    fn entry(&mut self, dir: &RelPath, name: &[u8], meta: std::io::Result<Meta>, depth: usize) {
+    fn directory(&self, open: Open) -> Held {
+        let Open { dir, mut names, rules, depth } = open;
+        names.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        let rules = match self.rules_of(&dir, &names) {
+            Some(own) => Some(Arc::new(Rules { own, above: rules })),
+            None => rules,
+        };
+        let mut held = Held::default();
+        for (name, meta) in names {
+            self.entry(&dir, &name, meta, rules.as_ref(), depth, &mut held);
+        }
+        held
+    }
+
+    fn entry(
+        &self,
+        dir: &RelPath,
+        name: &[u8],
+        meta: std::io::Result<Meta>,
+        rules: Option<&Arc<Rules>>,
+        depth: usize,
+        held: &mut Held,
+    ) {
         if name == b".git" || (dir.is_root() && name.starts_with(STAGE_PREFIX.as_bytes())) {
             return;
         }
+        let mut skip = |path, why| held.skipped.push(Skipped { path, why });
         if !name_is_fit(name) {
-            return self.skip(dir.clone(), Why::BadName);
+            return skip(dir.clone(), Why::BadName);
         }
         let path = dir.join(name);
         if self.options.excluded.contains(&path) {
@@ -135,45 +224,29 @@ impl<F: Fn(&RelPath) -> bool> Scan<'_, F> {
             Ok(meta) => meta,
             // It went while the directory was read.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return,
-            Err(_) => return self.skip(path, Why::Unreadable),
+            Err(_) => return skip(path, Why::Unreadable),
         };
-        if self.is_ignored(&path, meta.kind == MetaKind::Directory) {
+        if is_ignored(rules, &path, meta.kind == MetaKind::Directory) {
             return;
         }
         match meta.kind {
-            MetaKind::Special => self.skip(path, Why::Special),
-            MetaKind::File if MAX_OBJECT < meta.size => self.skip(path, Why::TooLarge),
+            MetaKind::Special => skip(path, Why::Special),
+            MetaKind::File if MAX_OBJECT < meta.size => skip(path, Why::TooLarge),
             MetaKind::File if self.options.max_new_file < meta.size && !(self.had)(&path) => {
-                self.skip(path, Why::TooLarge);
+                skip(path, Why::TooLarge);
             }
-            MetaKind::File | MetaKind::Symlink => self.found.push(Found { path, meta }),
-            MetaKind::Directory if MAX_DEPTH <= depth => self.skip(path, Why::TooDeep),
+            MetaKind::File | MetaKind::Symlink => held.found.push(Found { path, meta }),
+            MetaKind::Directory if MAX_DEPTH <= depth => skip(path, Why::TooDeep),
             MetaKind::Directory => match self.workspace.list(&path) {
-                Ok(names) if names.iter().any(|(name, _)| name == b".git") => self.skip(path, Why::NestedRepository),
+                Ok(names) if names.iter().any(|(name, _)| name == b".git") => skip(path, Why::NestedRepository),
                 Ok(names) => {
-                    self.found.push(Found { path: path.clone(), meta });
-                    self.directory(&path, names, depth + 1);
+                    held.found.push(Found { path: path.clone(), meta });
+                    held.open.push(Open { dir: path, names, rules: rules.cloned(), depth: depth + 1 });
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                Err(_) => self.skip(path, Why::Unreadable),
+                Err(_) => skip(path, Why::Unreadable),
             },
         }
-    }
-
-    /// The deepest directory's rules that say anything decide.
-    fn is_ignored(&self, path: &RelPath, is_dir: bool) -> bool {
-        if self.rules.is_empty() {
-            return false;
-        }
-        let path = in_rules(path);
-        for rules in self.rules.iter().rev() {
-            match rules.matched(&path, is_dir) {
-                Match::None => {}
-                Match::Ignore(_) => return true,
-                Match::Whitelist(_) => return false,
-            }
-        }
-        false
     }
 
     fn rules_of(&self, dir: &RelPath, names: &Names) -> Option<Gitignore> {
@@ -183,6 +256,9 @@ impl<F: Fn(&RelPath) -> bool> Scan<'_, F> {
             files.push(".git/info/exclude");
         }
         files.extend([".gitignore", IGNORE_FILE].into_iter().filter(|name| has(name)));
+        if files.is_empty() {
+            return None;
+        }
         let mut rules = GitignoreBuilder::new(in_rules(dir));
         for name in files {
             self.add_rules(&mut rules, dir, name);
@@ -200,6 +276,19 @@ impl<F: Fn(&RelPath) -> bool> Scan<'_, F> {
             let _ = rules.add_line(None, line);
         }
     }
+}
+
+/// The deepest directory's rules that say anything decide.
+fn is_ignored(mut rules: Option<&Arc<Rules>>, path: &RelPath, is_dir: bool) -> bool {
+    let place = rules.map(|_| in_rules(path)).unwrap_or_default();
+    while let Some(here) = rules {
+        match here.own.matched(&place, is_dir) {
+            Match::None => rules = here.above.as_ref(),
+            Match::Ignore(_) => return true,
+            Match::Whitelist(_) => return false,
+        }
+    }
+    false
 }
 
 /// Rules match absolute paths; all are put below a place that does not exist.
