@@ -111,6 +111,87 @@ impl FromStr for Uid {
     }
 }
 
+/// What an object is. The kind is part of its identity: see [`ObjectId::of`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ObjectKind {
+    /// Bytes that mean nothing to the engine: a file, the target of a symbolic link, a payload.
+    Blob,
+    /// A directory: names, kinds, modes, sizes and ids.
+    Tree,
+}
+
+/// The name of an object: a BLAKE3-256 hash of its bytes.
+///
+/// A blob's is the plain hash of its content, as `b3sum` prints it; a tree's is made in BLAKE3's key derivation mode,
+/// so that no file's content can pass for a directory. Written as 64 lower-case hexadecimal digits, and read back only
+/// in that spelling.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectId(pub(crate) [u8; 32]);
+
+impl ObjectId {
+    /// The id of the object of this kind that has these bytes.
+    #[must_use]
+    pub fn of(kind: ObjectKind, bytes: &[u8]) -> Self {
+        const TREE_CONTEXT: &str = "forklog 2026-11-21 tree v1";
+        Self(match kind {
+            ObjectKind::Blob => *blake3::hash(bytes).as_bytes(),
+            ObjectKind::Tree => *blake3::Hasher::new_derive_key(TREE_CONTEXT).update(bytes).finalize().as_bytes(),
+        })
+    }
+
+    /// The id that is these bytes.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// The 32 bytes.
+    #[must_use]
+    pub const fn to_bytes(self) -> [u8; 32] {
+        self.0
+    }
+}
+
+impl fmt::Display for ObjectId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for ObjectId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for ObjectId {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let bad = || Error::bad_name(Named::Object, text, "an object id is 64 lower-case hexadecimal digits");
+        if text.len() != 64 {
+            return Err(bad());
+        }
+        let mut bits = [0; 32];
+        for (bit, pair) in bits.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
+            *bit = hex_byte(pair).ok_or_else(bad)?;
+        }
+        Ok(Self(bits))
+    }
+}
+
+impl Serialize for ObjectId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for ObjectId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
 fn hex_byte(pair: &[u8]) -> Option<u8> {
     let digit = |c: u8| match c {
         b'0'..=b'9' => Some(c - b'0'),

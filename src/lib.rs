@@ -1,5 +1,6 @@
 //! An embedded storage engine for agent transcripts.
 
+pub mod checkpoint;
 pub mod digest;
 pub mod disk;
 mod error;
@@ -8,14 +9,18 @@ mod ids;
 pub mod import;
 mod index;
 mod log;
+pub mod objects;
 mod session;
 mod store;
 mod time;
+pub mod workspace;
 
 pub use digest::{AgentDigest, Digest, NoDigest, Summary};
 pub use error::{Error, Kind, Named, Result};
 pub use format::entry::Entry;
-pub use ids::{Crc, Offset, Position, ProjectName, RecordId, Seq, SessionId, SessionKey, SideName, Uid};
+pub use ids::{
+    Crc, ObjectId, ObjectKind, Offset, Position, ProjectName, RecordId, Seq, SessionId, SessionKey, SideName, Uid,
+};
 pub use index::{Archived, Cursor, Filter, Page};
 pub use session::{
     Appended, At, Durability, Followed, Follower, NewRecord, OpenOptions, OwnedRecord, Reader, Record, Records,

@@ -1,0 +1,274 @@
+//! Reading one pack: finding its frames, with or without its index, and taking objects out of it.
+
+use std::collections::HashMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::disk::{Disk, File, How, Mapped};
+use crate::error::{Error, Result};
+use crate::format::pack::{self, Bad, Coding, FrameKind, HEAD_LEN, HEADER_LEN, Head, IndexEntry};
+use crate::ids::{ObjectId, ObjectKind, Uid};
+
+/// A pack as far as it has been looked at. Somebody else may be appending to it.
+#[derive(Debug)]
+pub(super) struct Pack {
+    pub(super) uid: Uid,
+    pub(super) path: PathBuf,
+    /// No new reference to its objects may be made: gc is about to remove it.
+    pub(super) condemned: bool,
+    known: Mutex<Known>,
+}
+
+/// What has been found in a pack.
+#[derive(Debug, Default)]
+struct Known {
+    index: Option<Mapped>,
+    /// Objects that the index does not have.
+    tail: HashMap<ObjectId, u64>,
+    scanned: Scanned,
+}
+
+/// How far a pack has been read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Scanned {
+    /// End of the last whole frame.
+    pub(super) end: u64,
+    /// The largest promise: everything before it is on stable storage.
+    pub(super) synced: u64,
+    /// Whether the last whole frame is a mark that promises all before it.
+    pub(super) ends_with_mark: bool,
+    /// Where the first byte is that belongs to no whole frame although whole frames follow.
+    pub(super) hole: Option<u64>,
+}
+
+impl Pack {
+    /// Looks at a pack: its index where there is a good one, and the frames that the index does not have.
+    pub(super) fn load(disk: &dyn Disk, path: &Path, uid: Uid, condemned: bool) -> Result<Self> {
+        let found = Self { uid, path: path.to_owned(), condemned, known: Mutex::default() };
+        found.catch_up(disk)?;
+        Ok(found)
+    }
+
+    /// Looks at what has been appended since the last look.
+    pub(super) fn catch_up(&self, disk: &dyn Disk) -> Result<()> {
+        let len = disk.stat(&self.path).map_err(|e| Error::io("stat", &self.path, e))?.len;
+        let mut known = self.known();
+        if known.scanned.end == len {
+            return Ok(());
+        }
+        let file = open(disk, &self.path)?;
+        if known.scanned.end == 0 {
+            known.scanned = self.check_header(&*file)?;
+            self.load_index(disk, len, &mut known);
+        }
+        let Known { tail, scanned, .. } = &mut *known;
+        scan(&*file, &self.path, self.uid, scanned, |at, head| {
+            tail.entry(head.id).or_insert(at);
+        })
+    }
+
+    /// Forgets the index and reads every frame's head.
+    pub(super) fn scan_again(&self, disk: &dyn Disk) -> Result<()> {
+        let file = open(disk, &self.path)?;
+        let mut known = Known { scanned: self.check_header(&*file)?, ..Known::default() };
+        let Known { tail, scanned, .. } = &mut known;
+        scan(&*file, &self.path, self.uid, scanned, |at, head| {
+            tail.entry(head.id).or_insert(at);
+        })?;
+        *self.known() = known;
+        Ok(())
+    }
+
+    /// Where the pack says that the object is.
+    pub(super) fn find(&self, id: &ObjectId) -> Option<u64> {
+        let known = self.known();
+        known.tail.get(id).copied().or_else(|| pack::index_find(known.index.as_deref()?, id))
+    }
+
+    pub(super) fn scanned(&self) -> Scanned {
+        self.known().scanned
+    }
+
+    /// How many objects are not in the index.
+    pub(super) fn unindexed(&self) -> usize {
+        self.known().tail.len()
+    }
+
+    /// All objects, sorted by id.
+    pub(super) fn entries(&self) -> Vec<IndexEntry> {
+        let known = self.known();
+        let mut entries: Vec<IndexEntry> = known.tail.iter().map(|(&id, &at)| IndexEntry { id, at }).collect();
+        entries.extend(known.index.as_deref().map(pack::index_entries).into_iter().flatten());
+        entries.sort_unstable();
+        entries.dedup_by_key(|entry| entry.id);
+        entries
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where to begin. A header that a crash or damage spoilt hides nothing, since the frames' own checksums cover the uid,
+    /// which the file's name gives as well.
+    fn check_header(&self, file: &dyn File) -> Result<Scanned> {
+        let mut header = [0; HEADER_LEN];
+        let len = file.read_at(&mut header, 0).map_err(|e| Error::io("read", &self.path, e))?;
+        let fresh = Scanned { end: HEADER_LEN as u64, ..Scanned::default() };
+        match pack::decode_header(header.get(..len).unwrap_or_default()) {
+            Ok(uid) if uid == self.uid => Ok(fresh),
+            Err(Bad::Newer) => {
+                Err(Error::Newer { path: self.path.clone(), at: crate::Offset::new(0), what: "this pack".to_owned() })
+            }
+            Ok(_) | Err(Bad::Torn | Bad::Corrupt(_)) => Ok(Scanned { hole: Some(0), ..fresh }),
+        }
+    }
+
+    /// Takes over the index if there is one that belongs here. An index is derived: a bad one is as good as none.
+    fn load_index(&self, disk: &dyn Disk, len: u64, known: &mut Known) {
+        let Ok(file) = disk.open(&index_path(&self.path), How::Read) else { return };
+        let Ok(index) = file.map() else { return };
+        if !pack::index_is_whole(&index) {
+            return;
+        }
+        let Ok(header) = pack::decode_index_header(&index) else { return };
+        if header.uid == self.uid && header.covered <= len && header.covered >= HEADER_LEN as u64 {
+            known.scanned.end = header.covered;
+            known.scanned.synced = header.synced;
+            known.scanned.ends_with_mark = header.covered - header.synced == HEAD_LEN as u64;
+            known.index = Some(index);
+        }
+    }
+}
+
+pub(super) fn index_path(pack: &Path) -> PathBuf {
+    pack.with_extension("idx")
+}
+
+pub(super) fn open(disk: &dyn Disk, path: &Path) -> Result<Box<dyn File>> {
+    disk.open(path, How::Read).map_err(|e| Error::io("open", path, e))
+}
+
+/// Visits the whole frames after `scanned.end`, passing over what is torn, and moves `scanned` on.
+fn scan(
+    file: &dyn File,
+    path: &Path,
+    uid: Uid,
+    scanned: &mut Scanned,
+    mut visit: impl FnMut(u64, &Head),
+) -> Result<()> {
+    let len = file.len().map_err(|e| Error::io("stat", path, e))?;
+    let mut at = scanned.end;
+    while at < len {
+        let Some(head) = whole_head(file, path, uid, at, len)? else {
+            match next_frame(file, path, uid, at + 1, len)? {
+                Some(next) => {
+                    scanned.hole.get_or_insert(at);
+                    at = next;
+                    continue;
+                }
+                None => break,
+            }
+        };
+        if matches!(head.kind, FrameKind::Object(_)) {
+            visit(at, &head);
+        }
+        scanned.synced = scanned.synced.max(head.synced);
+        scanned.ends_with_mark = head.kind == FrameKind::Mark && head.synced == at;
+        at += head.frame_len();
+        scanned.end = at;
+    }
+    Ok(())
+}
+
+/// The head at `at`, if it is whole and the file is long enough for its body.
+fn whole_head(file: &dyn File, path: &Path, uid: Uid, at: u64, len: u64) -> Result<Option<Head>> {
+    match read_head(file, path, uid, at) {
+        Ok(head) => Ok(Some(head).filter(|head| at.checked_add(head.frame_len()).is_some_and(|end| end <= len))),
+        Err(Error::Corrupt { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The next place at or after `from` where a whole frame begins. A head's checksum covers its place, so that a pack
+/// within a pack is not taken for frames.
+fn next_frame(file: &dyn File, path: &Path, uid: Uid, from: u64, len: u64) -> Result<Option<u64>> {
+    const CHUNK: usize = 1 << 18;
+    let mut chunk = vec![0; CHUNK];
+    let mut at = from;
+    while at < len {
+        let got = file.read_at(&mut chunk, at).map_err(|e| Error::io("read", path, e))?;
+        let bytes = chunk.get(..got).unwrap_or_default();
+        for place in memchr::memmem::find_iter(bytes, &pack::FRAME_MAGIC) {
+            let place = at + place as u64;
+            if whole_head(file, path, uid, place, len)?.is_some() {
+                return Ok(Some(place));
+            }
+        }
+        if got < CHUNK {
+            break;
+        }
+        // A magic that straddles two chunks is found in the next one.
+        at += (got - (pack::FRAME_MAGIC.len() - 1)) as u64;
+    }
+    Ok(None)
+}
+
+/// The head at `at`, or why there is none.
+pub(super) fn read_head(file: &dyn File, path: &Path, uid: Uid, at: u64) -> Result<Head> {
+    let mut bytes = [0; HEAD_LEN];
+    let got = file.read_at(&mut bytes, at).map_err(|e| Error::io("read", path, e))?;
+    Head::decode(bytes.get(..got).unwrap_or_default(), uid, at).map_err(|bad| match bad {
+        Bad::Torn => Error::corrupt(path, at, "the pack ends within a frame's head"),
+        Bad::Corrupt(why) => Error::corrupt(path, at, why),
+        Bad::Newer => Error::Newer { path: path.to_owned(), at: crate::Offset::new(at), what: "this frame".to_owned() },
+    })
+}
+
+/// The object at `at`, every check passed. Allocates only after the lengths are known to fit.
+pub(super) fn read_object(
+    file: &dyn File,
+    path: &Path,
+    uid: Uid,
+    at: u64,
+    (kind, id): (ObjectKind, ObjectId),
+    max_len: u64,
+) -> Result<Vec<u8>> {
+    let corrupt = |why| Error::corrupt(path, at, why);
+    let head = read_head(file, path, uid, at)?;
+    if head.id != id || head.kind != FrameKind::Object(kind) {
+        return Err(corrupt("another object is where the index points"));
+    }
+    if head.raw_len > max_len {
+        return Err(corrupt("the object is longer than who refers to it says"));
+    }
+    let len = file.len().map_err(|e| Error::io("stat", path, e))?;
+    if at.checked_add(head.frame_len()).is_none_or(|end| end > len) {
+        return Err(corrupt("the pack ends within a frame"));
+    }
+    let too_long = |_| corrupt("the object is too long for this machine");
+    let mut stored = vec![0; usize::try_from(head.stored_len).map_err(too_long)?];
+    let got = file.read_at(&mut stored, at + HEAD_LEN as u64).map_err(|e| Error::io("read", path, e))?;
+    if got < stored.len() || crc32fast::hash(&stored) != head.body_crc {
+        return Err(corrupt("an object's stored bytes fail their checksum"));
+    }
+    let raw_len = usize::try_from(head.raw_len).map_err(too_long)?;
+    let raw = match head.coding {
+        Coding::Plain => stored,
+        Coding::Zstd => {
+            zstd::bulk::decompress(&stored, raw_len).map_err(|_| corrupt("an object cannot be decompressed"))?
+        }
+    };
+    if raw.len() != raw_len || ObjectId::of(kind, &raw) != id {
+        return Err(corrupt("an object's content does not have the hash that names it"));
+    }
+    Ok(raw)
+}
+
+/// Writes the index of the pack at `path`.
+///
+/// Not synced: an index is derived and checksummed, so one that a power cut spoils is refused and made again.
+pub(super) fn write_index(disk: &dyn Disk, path: &Path, temp: &Path, bytes: &[u8]) -> io::Result<()> {
+    disk.open(temp, How::CreateNew)?.write_at(bytes, 0)?;
+    disk.rename(temp, &index_path(path))
+}

@@ -1,0 +1,157 @@
+//! What the tests of objects and checkpoints share.
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses a part")]
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+
+use forklog::Uid;
+use forklog::disk::{DirEntry, Disk, File, How, LockMode, Mapped, OsDisk, Stat, Watch};
+use forklog::objects::{NewUid, ObjectStore};
+
+/// Uids that never repeat within a test process.
+pub fn new_uids() -> NewUid {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    Arc::new(|| {
+        let n = u128::from(NEXT.fetch_add(1, Ordering::Relaxed)) << 64 | u128::from(std::process::id());
+        Uid::from_bytes(n.to_be_bytes())
+    })
+}
+
+pub fn store(disk: Arc<dyn Disk>, root: &Path) -> ObjectStore {
+    ObjectStore::open(disk, &root.join("objects"), new_uids())
+}
+
+pub fn os_store(root: &Path) -> ObjectStore {
+    store(Arc::new(OsDisk), root)
+}
+
+/// Lets so many changing calls through and fails all after them, as if the process had been killed there. The last
+/// call that goes through a write writes only half.
+#[derive(Clone, Debug)]
+pub struct Fuse(Arc<AtomicI64>);
+
+impl Fuse {
+    pub fn after(calls: i64) -> Self {
+        Self(Arc::new(AtomicI64::new(calls)))
+    }
+
+    pub fn blown(&self) -> bool {
+        self.0.load(Ordering::SeqCst) < 0
+    }
+
+    /// `Ok(true)` for the last call that works.
+    pub fn burn(&self) -> io::Result<bool> {
+        match self.0.fetch_sub(1, Ordering::SeqCst) {
+            n if n > 1 => Ok(false),
+            1 => Ok(true),
+            _ => {
+                self.0.store(-1, Ordering::SeqCst);
+                Err(io::Error::other("killed"))
+            }
+        }
+    }
+}
+
+/// The real disk behind a fuse.
+#[derive(Debug)]
+pub struct FusedDisk {
+    pub fuse: Fuse,
+}
+
+#[derive(Debug)]
+struct FusedFile {
+    file: Box<dyn File>,
+    fuse: Fuse,
+}
+
+impl Disk for FusedDisk {
+    fn open(&self, path: &Path, how: How) -> io::Result<Box<dyn File>> {
+        if matches!(how, How::Create | How::CreateNew) {
+            self.fuse.burn()?;
+        }
+        Ok(Box::new(FusedFile { file: OsDisk.open(path, how)?, fuse: self.fuse.clone() }))
+    }
+
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        self.fuse.burn()?;
+        OsDisk.create_dir(path)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.fuse.burn()?;
+        OsDisk.rename(from, to)
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        self.fuse.burn()?;
+        OsDisk.remove_file(path)
+    }
+
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        self.fuse.burn()?;
+        OsDisk.remove_dir(path)
+    }
+
+    fn list(&self, path: &Path) -> io::Result<Vec<DirEntry>> {
+        OsDisk.list(path)
+    }
+
+    fn stat(&self, path: &Path) -> io::Result<Stat> {
+        OsDisk.stat(path)
+    }
+
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        self.fuse.burn()?;
+        OsDisk.sync_dir(path)
+    }
+
+    fn watch(&self, path: &Path) -> io::Result<Box<dyn Watch>> {
+        OsDisk.watch(path)
+    }
+}
+
+impl File for FusedFile {
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+
+    fn read_at(&self, out: &mut [u8], at: u64) -> io::Result<usize> {
+        self.file.read_at(out, at)
+    }
+
+    fn write_at(&self, bytes: &[u8], at: u64) -> io::Result<()> {
+        if self.fuse.burn()? {
+            self.file.write_at(&bytes[..bytes.len() / 2], at)?;
+            self.fuse.burn()?;
+        }
+        self.file.write_at(bytes, at)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.fuse.burn()?;
+        self.file.set_len(len)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.fuse.burn()?;
+        self.file.sync()
+    }
+
+    fn try_lock(&self, mode: LockMode) -> io::Result<bool> {
+        self.file.try_lock(mode)
+    }
+
+    fn unlock(&self) -> io::Result<()> {
+        self.file.unlock()
+    }
+
+    fn file_id(&self) -> io::Result<u64> {
+        self.file.file_id()
+    }
+
+    fn map(&self) -> io::Result<Mapped> {
+        self.file.map()
+    }
+}

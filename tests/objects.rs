@@ -1,0 +1,279 @@
+//! What the object store promises.
+
+mod common;
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use common::{Fuse, FusedDisk, os_store, store};
+use forklog::objects::{MAX_OBJECT, ObjectStore, Root};
+use forklog::{Error, ObjectId, ObjectKind};
+
+fn content(n: u32) -> Vec<u8> {
+    let line = format!("object {n}, a line that repeats itself often enough to be worth compressing\n");
+    line.repeat(1 + n as usize % 7).into_bytes()
+}
+
+fn put_all(store: &ObjectStore, which: impl IntoIterator<Item = u32>) -> Result<HashMap<u32, ObjectId>, Error> {
+    let batch = store.begin()?;
+    let ids = which.into_iter().map(|n| Ok((n, batch.put(ObjectKind::Blob, &content(n))?))).collect();
+    batch.sync()?;
+    ids
+}
+
+fn get(store: &ObjectStore, id: ObjectId) -> Result<Vec<u8>, Error> {
+    store.get(ObjectKind::Blob, id, MAX_OBJECT)
+}
+
+fn files(root: &Path, ending: &str) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(root.join("objects")) else { return Vec::new() };
+    let paths = entries.map(|entry| entry.expect("readable").path());
+    paths.filter(|path| path.extension().is_some_and(|found| found == ending)).collect()
+}
+
+#[test]
+fn what_was_put_comes_back_and_is_stored_once() {
+    let root = tempfile::tempdir().expect("a place");
+    let first = os_store(root.path());
+    let ids = put_all(&first, 0..50).expect("put");
+    let len = || files(root.path(), "pack").iter().map(|path| path.metadata().expect("there").len()).sum::<u64>();
+    let once = len();
+    let second = os_store(root.path());
+    assert_eq!(put_all(&second, 0..50).expect("put again"), ids, "another process finds what is promised");
+    assert_eq!(len(), once, "nothing is stored twice");
+    for (n, id) in &ids {
+        assert_eq!(get(&second, *id).expect("there"), content(*n));
+    }
+    assert!(matches!(get(&second, ObjectId::of(ObjectKind::Blob, b"no")), Err(Error::NotFound { .. })));
+    assert!(second.get(ObjectKind::Tree, ids[&0], MAX_OBJECT).is_err(), "a blob is no tree");
+    assert!(second.get(ObjectKind::Blob, ids[&0], 3).is_err(), "longer than expected");
+    assert!(first.verify().expect("readable").is_empty());
+}
+
+#[test]
+fn one_sync_for_any_number_of_objects_and_one_pack_for_processes_in_turn() {
+    let root = tempfile::tempdir().expect("a place");
+    for turn in 0..5 {
+        let store = os_store(root.path());
+        put_all(&store, turn * 100..turn * 100 + 100).expect("put");
+        assert_eq!(store.sync_count(), if turn == 0 { 2 } else { 1 }, "the pack, and the directory of a new one");
+    }
+    assert_eq!(files(root.path(), "pack").len(), 1);
+}
+
+#[test]
+fn what_was_not_synced_is_not_relied_upon() {
+    let root = tempfile::tempdir().expect("a place");
+    let first = os_store(root.path());
+    let batch = first.begin().expect("begun");
+    let id = batch.put(ObjectKind::Blob, &content(1)).expect("put");
+    let second = os_store(root.path());
+    assert!(!second.begin().expect("begun").contains(&id).expect("looked"));
+    batch.sync().expect("synced");
+    drop(batch);
+    assert!(second.begin().expect("begun").contains(&id).expect("looked"));
+}
+
+#[test]
+fn many_objects_get_an_index_that_can_be_lost_or_damaged() {
+    let root = tempfile::tempdir().expect("a place");
+    let ids = put_all(&os_store(root.path()), 0..1500).expect("put");
+    let [index] = &files(root.path(), "idx")[..] else { panic!("one index") };
+    let whole = fs::read(index).expect("readable");
+    for damage in 0..40 {
+        let mut bytes = whole.clone();
+        let at = damage * bytes.len() / 40;
+        bytes[at] ^= 0x10;
+        fs::write(index, &bytes).expect("written");
+        let store = os_store(root.path());
+        for (n, id) in ids.iter().take(30).chain(ids.iter().filter(|(_, id)| bytes[at..].starts_with(&id.to_bytes()))) {
+            assert_eq!(get(&store, *id).expect("there"), content(*n));
+        }
+        put_all(&store, 0..100).expect("put again");
+    }
+    fs::remove_file(index).expect("removed");
+    let store = os_store(root.path());
+    assert!(ids.iter().all(|(n, id)| get(&store, *id).expect("there") == content(*n)));
+}
+
+/// Whatever single bit flips and wherever the pack is cut, an object reads right or not at all, and one that is put
+/// again is there.
+#[test]
+fn damage_never_reads_wrong() {
+    let root = tempfile::tempdir().expect("a place");
+    let ids = put_all(&os_store(root.path()), 0..4).expect("put");
+    let [pack] = &files(root.path(), "pack")[..] else { panic!("one pack") };
+    let whole = fs::read(pack).expect("readable");
+    let check = |bytes: &[u8], what: &str| {
+        fs::write(pack, bytes).expect("written");
+        let store = os_store(root.path());
+        let mut readable = 0;
+        for (n, id) in &ids {
+            match get(&store, *id) {
+                Ok(found) => {
+                    assert_eq!(found, content(*n), "{what}");
+                    readable += 1;
+                }
+                Err(Error::Corrupt { .. } | Error::NotFound { .. } | Error::Newer { .. }) => {}
+                Err(error) => panic!("{what}: {error}"),
+            }
+        }
+        readable
+    };
+    for bit in 0..whole.len() * 8 {
+        let mut bytes = whole.clone();
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        assert!(3 <= check(&bytes, &format!("bit {bit}")), "one flip hides one object at most: bit {bit}");
+    }
+    for len in 0..whole.len() {
+        check(&whole[..len], &format!("cut to {len}"));
+        fs::write(pack, &whole[..len]).expect("written");
+        let store = os_store(root.path());
+        let again = put_all(&store, 0..4).expect("put again");
+        assert_eq!(again, ids);
+        for (n, id) in &ids {
+            assert_eq!(get(&store, *id).expect("there"), content(*n), "cut to {len}");
+        }
+        drop(store);
+        for extra in files(root.path(), "pack").iter().filter(|path| *path != pack) {
+            fs::remove_file(extra).expect("removed");
+        }
+    }
+}
+
+#[test]
+fn a_writer_that_is_killed_anywhere_leaves_what_it_promised() {
+    for calls in 0.. {
+        let root = tempfile::tempdir().expect("a place");
+        let fuse = Fuse::after(calls);
+        let mut promised = HashMap::new();
+        let fused = store(Arc::new(FusedDisk { fuse: fuse.clone() }), root.path());
+        for turn in 0..4 {
+            match put_all(&fused, turn * 10..turn * 10 + 10) {
+                Ok(ids) => promised.extend(ids),
+                Err(_) => break,
+            }
+        }
+        drop(fused);
+        let after = os_store(root.path());
+        for (n, id) in &promised {
+            assert_eq!(get(&after, *id).expect("promised"), content(*n), "killed after {calls} calls");
+        }
+        assert!(after.verify().expect("readable").is_empty(), "a kill is no damage: {calls}");
+        let again = put_all(&after, 0..40).expect("the next writer goes on");
+        for (n, id) in &again {
+            assert_eq!(get(&after, *id).expect("there"), content(*n));
+        }
+        if !fuse.blown() {
+            assert!(10 < calls, "the fuse was tried");
+            break;
+        }
+    }
+}
+
+#[test]
+fn gc_keeps_what_is_live_and_can_be_killed_anywhere() {
+    let live = |ids: &HashMap<u32, ObjectId>| -> Vec<Root> {
+        ids.iter().filter(|(n, _)| *n % 10 == 0).map(|(_, id)| Root::Blob(*id)).collect()
+    };
+    for calls in 0.. {
+        let root = tempfile::tempdir().expect("a place");
+        let ids = put_all(&os_store(root.path()), 0..100).expect("put");
+        let fuse = Fuse::after(calls);
+        let killed = store(Arc::new(FusedDisk { fuse: fuse.clone() }), root.path());
+        let done = killed.gc(|| Ok(live(&ids)));
+        drop(killed);
+        let check = |when: &str| {
+            let store = os_store(root.path());
+            for n in (0..100).step_by(10) {
+                assert_eq!(get(&store, ids[&n]).expect("live"), content(n), "{when}, killed after {calls} calls");
+            }
+        };
+        check("after the kill");
+        // A writer that comes next may rely on nothing that gc is about to remove.
+        assert_eq!(put_all(&os_store(root.path()), 0..20).expect("put again").len(), 20);
+        let mut needed = live(&ids);
+        needed.extend((0..20).map(|n| Root::Blob(ids[&n])));
+        let report = os_store(root.path()).gc(|| Ok(needed.clone())).expect("the next gc finishes");
+        check("after the next gc");
+        let store = os_store(root.path());
+        for n in 0..20 {
+            assert_eq!(get(&store, ids[&n]).expect("live"), content(n));
+        }
+        assert!(files(root.path(), "condemned").is_empty() && files(root.path(), "tmp").is_empty());
+        if let Ok(first) = done {
+            assert_eq!((first.packs_removed, first.objects_moved), (1, 10), "{report:?}");
+            assert!(matches!(get(&store, ids[&33]), Err(Error::NotFound { .. })), "the dead are gone");
+            break;
+        }
+    }
+}
+
+#[test]
+fn gc_waits_for_no_writer_between_batches_and_takes_nothing_from_one() {
+    let root = tempfile::tempdir().expect("a place");
+    let writer = os_store(root.path());
+    let old = put_all(&os_store(root.path()), 0..10).expect("put");
+    let own = put_all(&writer, 100..110).expect("put");
+    let collector = os_store(root.path());
+    collector.gc(|| Ok(Vec::new())).expect("the writer holds no batch");
+    assert!(get(&writer, own[&100]).is_ok(), "the pack in hand stays");
+    // The writer must not believe what it knew before.
+    let again = put_all(&writer, 0..10).expect("put");
+    assert_eq!(again, old);
+    assert!(again.values().all(|id| get(&os_store(root.path()), *id).is_ok()));
+}
+
+#[test]
+fn writers_and_gc_at_once_lose_nothing() {
+    let root = tempfile::tempdir().expect("a place");
+    let all_roots = std::sync::Mutex::new(Vec::new());
+    std::thread::scope(|threads| {
+        for writer in 0..3u32 {
+            let (root, all_roots) = (root.path(), &all_roots);
+            threads.spawn(move || {
+                for turn in 0..30 {
+                    let store = os_store(root);
+                    let batch = store.begin().expect("begun");
+                    let ids: Vec<_> = (0..20)
+                        .map(|n| batch.put(ObjectKind::Blob, &content(turn * 7 + n * (1 + writer % 2))).expect("put"))
+                        .collect();
+                    batch.sync().expect("synced");
+                    // As a session does: the record that refers to the objects comes before the batch ends.
+                    let mut roots = all_roots.lock().expect("sound");
+                    if turn % 3 == 0 {
+                        roots.extend(ids.into_iter().map(Root::Blob));
+                    }
+                }
+            });
+        }
+        threads.spawn(|| {
+            for _ in 0..15 {
+                let collector = os_store(root.path());
+                collector.gc(|| Ok(all_roots.lock().expect("sound").clone())).expect("collected");
+            }
+        });
+    });
+    let store = os_store(root.path());
+    for root in all_roots.into_inner().expect("sound") {
+        get(&store, root.id()).expect("every root is there");
+    }
+    assert!(store.verify().expect("readable").is_empty());
+}
+
+#[test]
+fn a_live_tree_that_cannot_be_read_stops_gc() {
+    let root = tempfile::tempdir().expect("a place");
+    let store = os_store(root.path());
+    let ids = put_all(&store, 0..10).expect("put");
+    drop(store);
+    let store = os_store(root.path());
+    let forged = store.begin().expect("begun").put(ObjectKind::Tree, b"no tree").expect("put");
+    let missing = ObjectId::of(ObjectKind::Tree, b"missing");
+    for bad in [forged, missing] {
+        assert!(store.gc(|| Ok(vec![Root::tree(bad, 7)])).is_err());
+        assert!(get(&store, ids[&3]).is_ok(), "nothing was removed");
+    }
+}
