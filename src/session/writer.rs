@@ -24,7 +24,7 @@ use crate::log::ends::{self, Seen};
 use crate::log::find::Finder;
 use crate::log::lineage::{Layout, View, session_dir};
 use crate::log::recover;
-use crate::log::state::State;
+use crate::log::state::{STRIDE, State};
 use crate::log::transcript::Transcript;
 use crate::store::Store;
 
@@ -54,6 +54,13 @@ pub enum Sharing {
     /// Other handles and processes that say the same: the write lock is taken for every call, and what others have
     /// appended meanwhile is taken note of first. The order of records is the order of calls.
     PerCall,
+}
+
+/// Whether a transcript that is opened has just been made by the caller, which has synced all of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Made {
+    Now,
+    Before,
 }
 
 /// How a session is opened for append.
@@ -114,7 +121,13 @@ struct Writer {
 
 impl Session {
     /// Opens a transcript of an existing session.
-    pub(crate) fn open(store: &Store, key: &SessionKey, side: Option<&SideName>, options: OpenOptions) -> Result<Self> {
+    pub(crate) fn open(
+        store: &Store,
+        key: &SessionKey,
+        side: Option<&SideName>,
+        options: OpenOptions,
+        made: Made,
+    ) -> Result<Self> {
         let disk = &**store.disk();
         let dir = store.layout().session(&key.project, &key.session);
         loop {
@@ -129,7 +142,7 @@ impl Session {
                         None => again,
                         Some(side) => open_named(disk, &dir, key, Some(side), How::Write)?,
                     };
-                    return Self::attach(store, key, side, uid, transcript, presence, options);
+                    return Self::attach(store, key, side, uid, transcript, presence, options, made);
                 }
                 other => {
                     if presence.is_last() {
@@ -150,6 +163,7 @@ impl Session {
         transcript: Transcript,
         presence: Presence,
         options: OpenOptions,
+        made: Made,
     ) -> Result<Self> {
         let disk = &**store.disk();
         let lock = WriteLock::open(disk, &transcript.path)?;
@@ -159,7 +173,10 @@ impl Session {
         let alone = presence.is_last();
         presence.stay()?;
         let rewrite = alone || options.sharing == Sharing::Exclusive || note.is_some_and(|note| note.poisoned);
-        let synced = recover::settle(disk, &transcript, &ends, rewrite)?;
+        let synced = match made {
+            Made::Now => ends.link.end,
+            Made::Before => recover::settle(disk, &transcript, &ends, rewrite)?,
+        };
         state.tip.link.synced = ends.link.synced;
         let path = &transcript.path;
         let core = Core {
@@ -723,7 +740,7 @@ impl Core {
             if (last || self.options.sharing == Sharing::Exclusive) && writer.closed_at != Some(end.end) {
                 self.write_close(writer)?;
             }
-            if writer.state.wants_map() {
+            if writer.state.uncovered() >= STRIDE {
                 self.summarise(writer)?;
                 let disk = &**self.store.disk();
                 writer.state.write_map(disk, &self.transcript, self.store.digest(), self.store.now())?;

@@ -12,7 +12,7 @@ use crate::format::line::{self, Draft, Link, kind};
 use crate::format::{self, json};
 use crate::ids::{Position, ProjectName, SessionId, SessionKey, SideName, Uid};
 use crate::log::lineage::{Layout, Lineage};
-use crate::session::{At, Lock, OpenOptions, Reader, Session, check_meta, open_named};
+use crate::session::{At, Lock, Made, OpenOptions, Reader, Session, check_meta, open_named};
 use crate::time::Timestamp;
 
 /// A session to create or to fork.
@@ -201,7 +201,7 @@ impl Store {
                 });
             }
         }
-        let session = Session::open(self, &key, None, new.options)?;
+        let session = Session::open(self, &key, None, new.options, Made::Now)?;
         session.core.created()?;
         Ok(session)
     }

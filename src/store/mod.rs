@@ -21,7 +21,7 @@ use crate::ids::{Offset, SessionKey, SideName, Uid};
 use crate::index::Index;
 use crate::log::lineage::Layout;
 use crate::log::recover::{make_dir, make_dirs};
-use crate::session::{Durability, OpenOptions, Reader, Session};
+use crate::session::{Durability, Made, OpenOptions, Reader, Session};
 use crate::time::{Env, Timestamp};
 
 pub use admin::{Cleaned, Collected, Rerooted};
@@ -101,7 +101,7 @@ impl Store {
     /// - [`Error::Corrupt`]: damage where it had to be read; nothing was changed, and [`Store::read`] still reads the rest.
     /// - [`Error::Newer`], [`Error::Full`], [`Error::Io`].
     pub fn session(&self, key: &SessionKey) -> Result<Session> {
-        Session::open(self, key, None, OpenOptions::default())
+        Session::open(self, key, None, OpenOptions::default(), Made::Before)
     }
 
     /// Opens a session for append as `options` say.
@@ -110,7 +110,7 @@ impl Store {
     ///
     /// As [`Store::session`].
     pub fn session_with(&self, key: &SessionKey, options: OpenOptions) -> Result<Session> {
-        Session::open(self, key, None, options)
+        Session::open(self, key, None, options, Made::Before)
     }
 
     /// Opens a side transcript of a session for append, made if there is none.
@@ -120,7 +120,7 @@ impl Store {
     /// As [`Store::session`].
     pub fn side(&self, key: &SessionKey, side: &SideName, options: OpenOptions) -> Result<Session> {
         self.make_side(key, side)?;
-        Session::open(self, key, Some(side), options)
+        Session::open(self, key, Some(side), options, Made::Before)
     }
 
     /// Opens a session to read it. Takes no lock and writes nothing.
