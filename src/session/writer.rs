@@ -13,7 +13,7 @@ use serde_json::{Map as Object, Value};
 use super::lock::WriteLock;
 use super::presence::{Known, Note, Presence};
 use super::record::{Appended, At, NewRecord};
-use crate::disk::{Disk, How};
+use crate::disk::{Disk, ForkMark, How};
 use crate::error::{Error, Named, Result};
 use crate::format::control::{self, Rewind, Undo};
 use crate::format::json;
@@ -100,7 +100,7 @@ pub(crate) struct Core {
     durability: Durability,
     options: OpenOptions,
     /// Locks belong to the process that took them: a forked child must not use them.
-    pid: u32,
+    process: ForkMark,
     writer: Mutex<Writer>,
 }
 
@@ -190,7 +190,7 @@ impl Session {
             fresh: ends.promise == 0,
             durability: options.durability.unwrap_or(store.durability()),
             options,
-            pid: std::process::id(),
+            process: ForkMark::new(),
             writer: Mutex::new(Writer {
                 appender: Appender::new(path.clone(), transcript.file.clone(), ends.link, store.max_line()),
                 state,
@@ -480,7 +480,7 @@ impl Session {
 impl Core {
     /// Runs `change` with the write lock held and what others have appended taken note of.
     fn change<T>(&self, change: impl FnOnce(&mut Writer) -> Result<T>) -> Result<T> {
-        if std::process::id() != self.pid {
+        if !self.process.is_ours() {
             let path = self.transcript.path.clone();
             return Err(Error::Stale { path, why: "the process was forked, and locks do not come along" });
         }
@@ -719,7 +719,7 @@ impl Core {
     }
 
     fn close(&self) -> Result<()> {
-        if std::process::id() != self.pid {
+        if !self.process.is_ours() {
             return Ok(());
         }
         let closed = self.try_close();
