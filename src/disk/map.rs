@@ -101,7 +101,8 @@ mod fork {
         let mut page = memmap2::MmapMut::map_anon(1).ok()?;
         // SAFETY: the range is exactly the anonymous, private map above, which this function owns; the advice changes what a child sees of it
         // and nothing in this process.
-        unsafe { rustix::mm::madvise(page.as_mut_ptr().cast(), page.len(), rustix::mm::Advice::LinuxWipeOnFork) }.ok()?;
+        unsafe { rustix::mm::madvise(page.as_mut_ptr().cast(), page.len(), rustix::mm::Advice::LinuxWipeOnFork) }
+            .ok()?;
         page.first_mut().map(|byte| *byte = 1)?;
         Some(page)
     }

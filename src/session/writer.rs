@@ -145,7 +145,7 @@ impl Session {
                     return Self::attach(store, key, side, uid, transcript, presence, options, made);
                 }
                 other => {
-                    if presence.is_last() {
+                    if presence.leave() {
                         presence.remove()?;
                     }
                     other?;
@@ -170,8 +170,7 @@ impl Session {
         lock.take(options.wait, options.sharing == Sharing::Exclusive)?;
         let (mut state, ends) = State::read(disk, &transcript, store.digest())?;
         let note = Note::read(disk, &store.layout().marker(main));
-        let alone = presence.is_last();
-        presence.stay()?;
+        let alone = presence.is_alone()?;
         let rewrite = alone || options.sharing == Sharing::Exclusive || note.is_some_and(|note| note.poisoned);
         let synced = match made {
             Made::Now => ends.link.end,
@@ -735,7 +734,7 @@ impl Core {
         self.sync_all()?;
         self.change(|writer| {
             let Some(presence) = writer.presence.take() else { return Ok(()) };
-            let last = presence.is_last();
+            let last = presence.leave();
             let end = writer.appender.link();
             if (last || self.options.sharing == Sharing::Exclusive) && writer.closed_at != Some(end.end) {
                 self.write_close(writer)?;
