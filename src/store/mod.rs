@@ -177,6 +177,18 @@ impl Store {
         self.inner.layout.root.join(name)
     }
 
+    /// Makes the name of a file of the store survive a power cut, and those of the directories it is in.
+    pub(crate) fn sync_names(&self, file: &Path) -> Result<()> {
+        let root = &self.inner.layout.root;
+        // It was made in `tmp/`, and a rename is sure only once both directories are synced.
+        let tmp = self.dir("tmp");
+        let above = file.ancestors().skip(1).take_while(|dir| dir.starts_with(root));
+        for dir in above.chain([&*tmp]) {
+            self.inner.disk.sync_dir(dir).map_err(|error| Error::io("sync", dir, error))?;
+        }
+        Ok(())
+    }
+
     /// Makes a directory of the store unless it is there.
     fn make_dir(&self, path: &Path) -> Result<()> {
         make_dirs(&*self.inner.disk, path)
@@ -227,7 +239,9 @@ fn prepare(disk: &dyn Disk, env: &dyn Env, root: &Path, create: bool) -> Result<
     let file = disk.open(&temp, How::CreateNew).map_err(io)?;
     file.write_at(&bytes, 0).and_then(|()| file.sync()).map_err(io)?;
     disk.rename(&temp, &path).map_err(|error| Error::io("write", &path, error))?;
-    disk.sync_dir(root).map_err(|error| Error::io("sync", root, error))?;
+    for dir in [&root.join("tmp"), root] {
+        disk.sync_dir(dir).map_err(|error| Error::io("sync", dir, error))?;
+    }
     root.parent().map_or(Ok(()), |above| disk.sync_dir(above)).map_err(|error| Error::io("sync", root, error))
 }
 

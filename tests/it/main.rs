@@ -1,3 +1,6 @@
 //! The engine's promises, by theme. One binary, so that it links once.
 
+mod crash;
 mod engine;
+mod model;
+mod world;
