@@ -56,13 +56,6 @@ pub enum Sharing {
     PerCall,
 }
 
-/// Whether a transcript that is opened has just been made by the caller, which has synced all of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Made {
-    Now,
-    Before,
-}
-
 /// How a session is opened for append.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct OpenOptions {
@@ -95,7 +88,7 @@ pub(crate) struct Core {
     written: AtomicU64,
     /// Whether the marker, and the names of a new session, survive a power cut.
     names_synced: AtomicBool,
-    /// Whether nothing was promised yet when it was opened: its names may be new.
+    /// Whether it was not closed when it was opened: its names may never have been synced.
     fresh: bool,
     durability: Durability,
     options: OpenOptions,
@@ -121,13 +114,7 @@ struct Writer {
 
 impl Session {
     /// Opens a transcript of an existing session.
-    pub(crate) fn open(
-        store: &Store,
-        key: &SessionKey,
-        side: Option<&SideName>,
-        options: OpenOptions,
-        made: Made,
-    ) -> Result<Self> {
+    pub(crate) fn open(store: &Store, key: &SessionKey, side: Option<&SideName>, options: OpenOptions) -> Result<Self> {
         let disk = &**store.disk();
         let dir = store.layout().session(&key.project, &key.session);
         loop {
@@ -142,7 +129,7 @@ impl Session {
                         None => again,
                         Some(side) => open_named(disk, &dir, key, Some(side), How::Write)?,
                     };
-                    return Self::attach(store, key, side, uid, transcript, presence, options, made);
+                    return Self::attach(store, key, side, (uid, 0), transcript, presence, options);
                 }
                 other => {
                     if presence.leave() {
@@ -154,16 +141,28 @@ impl Session {
         }
     }
 
-    /// Takes the write lock and puts in order what was left.
+    /// Opens a session that was made just now, whose first bytes are synced. `presence` was there before the session was.
+    pub(crate) fn open_new(
+        store: &Store,
+        key: &SessionKey,
+        (main, synced): (Uid, u64),
+        presence: Presence,
+        options: OpenOptions,
+    ) -> Result<Self> {
+        let dir = store.layout().session(&key.project, &key.session);
+        let transcript = open_named(&**store.disk(), &dir, key, None, How::Write)?;
+        Self::attach(store, key, None, (main, synced), transcript, presence, options)
+    }
+
+    /// Takes the write lock and puts in order what was left. The file's first `synced` bytes are on stable storage for sure.
     fn attach(
         store: &Store,
         key: &SessionKey,
         side: Option<&SideName>,
-        main: Uid,
+        (main, synced): (Uid, u64),
         transcript: Transcript,
         presence: Presence,
         options: OpenOptions,
-        made: Made,
     ) -> Result<Self> {
         let disk = &**store.disk();
         let lock = WriteLock::open(disk, &transcript.path)?;
@@ -171,11 +170,9 @@ impl Session {
         let (mut state, ends) = State::read(disk, &transcript, store.digest())?;
         let note = Note::read(disk, &store.layout().marker(main));
         let alone = presence.is_alone()?;
+        let whole = synced == ends.link.end && ends.len == synced;
         let rewrite = alone || options.sharing == Sharing::Exclusive || note.is_some_and(|note| note.poisoned);
-        let synced = match made {
-            Made::Now => ends.link.end,
-            Made::Before => recover::settle(disk, &transcript, &ends, rewrite)?,
-        };
+        let synced = if whole { synced } else { recover::settle(disk, &transcript, &ends, rewrite)? };
         state.tip.link.synced = ends.link.synced;
         let path = &transcript.path;
         let core = Core {
@@ -186,7 +183,7 @@ impl Session {
             syncer: Syncer::new(path.clone(), transcript.file.clone(), synced.max(ends.link.synced)),
             written: AtomicU64::new(ends.link.end),
             names_synced: AtomicBool::new(false),
-            fresh: ends.promise == 0,
+            fresh: !ends.closed,
             durability: options.durability.unwrap_or(store.durability()),
             options,
             process: ForkMark::new(),
@@ -694,10 +691,11 @@ impl Core {
         if synced.is_err() && self.syncer.has_failed() {
             self.note_poison(&self.lock());
         }
-        synced
+        // Opening may have synced all bytes, but no names.
+        synced.and_then(|()| self.sync_names())
     }
 
-    /// Makes the marker survive a power cut, and the names of a session of which nothing was promised yet.
+    /// Makes the marker survive a power cut, and the names of a session that was not closed since it was made.
     fn sync_names(&self) -> Result<()> {
         if self.names_synced.load(Ordering::Acquire) {
             return Ok(());
@@ -706,12 +704,7 @@ impl Core {
             presence.sync()?;
         }
         if self.fresh {
-            let dir = self.transcript.path.parent().map(std::path::Path::to_owned).unwrap_or_default();
-            let above: Vec<PathBuf> =
-                dir.ancestors().take_while(|dir| *dir != self.store.layout().root).map(PathBuf::from).collect();
-            for dir in above {
-                self.store.disk().sync_dir(&dir).map_err(|error| Error::io("sync", &dir, error))?;
-            }
+            self.store.sync_names(&self.transcript.path)?;
         }
         self.names_synced.store(true, Ordering::Release);
         Ok(())

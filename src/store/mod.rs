@@ -21,7 +21,7 @@ use crate::ids::{Offset, SessionKey, SideName, Uid};
 use crate::index::Index;
 use crate::log::lineage::Layout;
 use crate::log::recover::{make_dir, make_dirs};
-use crate::session::{Durability, Made, OpenOptions, Reader, Session};
+use crate::session::{Durability, OpenOptions, Reader, Session};
 use crate::time::{Env, Timestamp};
 
 pub use admin::{Cleaned, Collected, Rerooted};
@@ -104,7 +104,7 @@ impl Store {
     /// - [`Error::Corrupt`]: damage where it had to be read; nothing was changed, and [`Store::read`] still reads the rest.
     /// - [`Error::Newer`], [`Error::Full`], [`Error::Io`].
     pub fn session(&self, key: &SessionKey) -> Result<Session> {
-        Session::open(self, key, None, OpenOptions::default(), Made::Before)
+        Session::open(self, key, None, OpenOptions::default())
     }
 
     /// Opens a session for append as `options` say.
@@ -113,7 +113,7 @@ impl Store {
     ///
     /// As [`Store::session`].
     pub fn session_with(&self, key: &SessionKey, options: OpenOptions) -> Result<Session> {
-        Session::open(self, key, None, options, Made::Before)
+        Session::open(self, key, None, options)
     }
 
     /// Opens a side transcript of a session for append, made if there is none.
@@ -123,7 +123,7 @@ impl Store {
     /// As [`Store::session`].
     pub fn side(&self, key: &SessionKey, side: &SideName, options: OpenOptions) -> Result<Session> {
         self.make_side(key, side)?;
-        Session::open(self, key, Some(side), options, Made::Before)
+        Session::open(self, key, Some(side), options)
     }
 
     /// Opens a session to read it. Takes no lock and writes nothing.
@@ -180,6 +180,18 @@ impl Store {
         self.inner.layout.root.join(name)
     }
 
+    /// Makes the name of a file of the store survive a power cut, and those of the directories it is in.
+    pub(crate) fn sync_names(&self, file: &Path) -> Result<()> {
+        let root = &self.inner.layout.root;
+        // It was made in `tmp/`, and a rename is sure only once both directories are synced.
+        let tmp = self.dir("tmp");
+        let above = file.ancestors().skip(1).take_while(|dir| dir.starts_with(root));
+        for dir in above.chain([&*tmp]) {
+            self.inner.disk.sync_dir(dir).map_err(|error| Error::io("sync", dir, error))?;
+        }
+        Ok(())
+    }
+
     /// Makes a directory of the store unless it is there.
     fn make_dir(&self, path: &Path) -> Result<()> {
         make_dirs(&*self.inner.disk, path)
@@ -230,7 +242,9 @@ fn prepare(disk: &dyn Disk, env: &dyn Env, root: &Path, create: bool) -> Result<
     let file = disk.open(&temp, How::CreateNew).map_err(io)?;
     file.write_at(&bytes, 0).and_then(|()| file.sync()).map_err(io)?;
     disk.rename(&temp, &path).map_err(|error| Error::io("write", &path, error))?;
-    disk.sync_dir(root).map_err(|error| Error::io("sync", root, error))?;
+    for dir in [&root.join("tmp"), root] {
+        disk.sync_dir(dir).map_err(|error| Error::io("sync", dir, error))?;
+    }
     let above = root.parent().map_or(Ok(()), |above| disk.sync_dir(above));
     above.map(|()| true).map_err(|error| Error::io("sync", root, error))
 }

@@ -20,7 +20,7 @@ use crate::log::ends::{self, Seen};
 use crate::log::lineage::Lineage;
 use crate::log::recover::quarantine;
 use crate::log::transcript::Transcript;
-use crate::session::{Made, OpenOptions, Presence, Session, WriteLock};
+use crate::session::{OpenOptions, Presence, Session, WriteLock};
 
 /// What [`Store::verify`] found.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -245,7 +245,7 @@ impl Store {
         }
         // A session that was closed in its damaged state is in the index as damaged.
         if repaired.hopeless.is_empty() {
-            let session = Session::open(self, key, None, OpenOptions::default(), Made::Before)?;
+            let session = Session::open(self, key, None, OpenOptions::default())?;
             session.close()?;
             self.publish_session(key)?;
         }
