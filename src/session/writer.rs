@@ -86,7 +86,7 @@ pub(crate) struct Core {
     syncer: Syncer,
     /// End of the last line that is written.
     written: AtomicU64,
-    /// Whether the marker, and the names of a new session, survive a power cut.
+    /// Whether the names of a new session survive a power cut.
     names_synced: AtomicBool,
     /// Whether it was not closed when it was opened: its names may never have been synced.
     fresh: bool,
@@ -106,6 +106,8 @@ struct Writer {
     lock: WriteLock,
     /// `None` once closed.
     presence: Option<Presence>,
+    /// Whether the marker survives a power cut.
+    marked: bool,
     /// Where the marker's last note was taken.
     noted: u64,
     /// Whether the file ended in an `xclose` when it was opened.
@@ -193,6 +195,7 @@ impl Session {
                 view: None,
                 lock,
                 presence: Some(presence),
+                marked: whole,
                 noted: ends.link.end,
                 closed_at: ends.closed.then_some(ends.link.end),
             }),
@@ -587,7 +590,14 @@ impl Core {
     }
 
     /// Writes what is staged and takes note of it.
+    ///
+    /// The first time, the marker is made to survive a power cut before: what is written may survive one, synced or not, and then lists
+    /// must know that the index is behind.
     fn write(&self, writer: &mut Writer) -> Result<()> {
+        if let Some(presence) = writer.presence.as_ref().filter(|_| !writer.marked) {
+            presence.sync()?;
+        }
+        writer.marked = true;
         let written = writer.appender.write();
         if writer.appender.is_broken() {
             self.note_poison(writer);
@@ -637,8 +647,8 @@ impl Core {
     fn known(&self, writer: &Writer) -> Option<Known> {
         let digest = self.store.digest();
         Some(Known {
-            at: self.transcript.position(&writer.state.tip).into(),
-            synced: writer.state.tip.link.synced,
+            at: self.transcript.position(&writer.state.settled).into(),
+            synced: writer.state.settled.link.synced,
             updated: writer.state.updated(),
             digest: format!("{}/{}", digest.name(), digest.version()),
             summary: writer.state.summary.clone()?,
@@ -695,13 +705,10 @@ impl Core {
         synced.and_then(|()| self.sync_names())
     }
 
-    /// Makes the marker survive a power cut, and the names of a session that was not closed since it was made.
+    /// Makes the names of a session that was not closed since it was made survive a power cut.
     fn sync_names(&self) -> Result<()> {
         if self.names_synced.load(Ordering::Acquire) {
             return Ok(());
-        }
-        if let Some(presence) = &self.lock().presence {
-            presence.sync()?;
         }
         if self.fresh {
             self.store.sync_names(&self.transcript.path)?;
@@ -761,8 +768,7 @@ impl Core {
             return self.store.publish_session(&self.key);
         }
         self.summarise(writer)?;
-        let size = writer.appender.link().end;
-        let entry = self.store.entry_of(&self.transcript, &writer.state, size)?;
+        let entry = self.store.entry_of(&self.transcript, &writer.state)?;
         self.store.publish(&entry)
     }
 }

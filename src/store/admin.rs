@@ -73,6 +73,8 @@ impl Store {
                 alone.remove()?;
                 continue;
             }
+            // The index may go on naming the session after a power cut: then the marker tells that it is gone.
+            alone.sync()?;
             self.make_dir(&self.dir("graves"))?;
             let grave = self.layout().grave(uid);
             disk.rename(&dir, &grave).map_err(|error| Error::io("delete", &dir, error))?;

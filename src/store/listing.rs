@@ -44,8 +44,7 @@ impl Store {
     pub fn entry(&self, key: &SessionKey) -> Result<Entry> {
         let reader = self.read(key)?;
         let live = self.disk().stat(&self.layout().marker(reader.uid())).is_ok();
-        let (state, size) = (reader.state(), reader.size());
-        let mut entry = self.entry_of(reader.transcript(), &state, size)?;
+        let mut entry = self.entry_of(reader.transcript(), &reader.state())?;
         entry.live = live;
         Ok(entry)
     }
@@ -283,13 +282,13 @@ impl Store {
             Ok(_) | Err(Error::NotFound { .. }) => return Ok(None),
             Err(error) => return Err(error),
         };
-        let (state, ends) = State::read_from(&**self.disk(), &transcript, self.digest(), note)?;
-        let entry = self.entry_of(&transcript, &state, ends.link.end)?;
+        let (state, _) = State::read_from(&**self.disk(), &transcript, self.digest(), note)?;
+        let entry = self.entry_of(&transcript, &state)?;
         Ok(Some(Entry { live: true, ..entry }))
     }
 
     /// The entry of a session whose transcript has been read.
-    pub(crate) fn entry_of(&self, transcript: &Transcript, state: &State, size: u64) -> Result<Entry> {
+    pub(crate) fn entry_of(&self, transcript: &Transcript, state: &State) -> Result<Entry> {
         let summary = match &state.summary {
             Some(summary) => summary.clone(),
             None => {
@@ -323,12 +322,12 @@ impl Store {
             source_session: summary.source_session,
             parent: base.map(|base| SessionKey { project: base.project.clone(), session: base.session.clone() }),
             fork_point: base.map(|base| Position::from(base.at)),
-            size_bytes: size,
+            size_bytes: state.settled.link.end,
             archived: state.meta.get("archived").and_then(|archived| archived.as_bool()).unwrap_or(false),
             damaged: false,
             live: false,
             extra: summary.extra.as_ref().map(ToString::to_string),
-            head: transcript.position(&state.tip),
+            head: transcript.position(&state.settled),
         })
     }
 
@@ -362,9 +361,9 @@ impl Store {
         let dir = self.layout().session(&key.project, &key.session);
         let transcript = open_named(&**self.disk(), &dir, key, None, How::Read).ok()?;
         let state = State::of_map(&**self.disk(), &transcript, self.digest());
-        let size = transcript.file.len().ok()?;
-        let entry = self.entry_of(&transcript, &state, size).ok()?;
-        Some(Entry { damaged: true, ..entry })
+        let size_bytes = transcript.file.len().ok()?;
+        let entry = self.entry_of(&transcript, &state).ok()?;
+        Some(Entry { damaged: true, size_bytes, ..entry })
     }
 
     /// All sessions that have a directory, by reading their first lines.
