@@ -134,7 +134,9 @@ impl Session {
                     return Self::attach(store, key, side, (uid, 0), transcript, presence, options);
                 }
                 other => {
-                    if presence.leave() {
+                    let gone = !matches!(&other, Err(error) if !matches!(error, Error::NotFound { .. }));
+                    if gone && presence.leave() {
+                        store.forget(uid)?;
                         presence.remove()?;
                     }
                     other?;

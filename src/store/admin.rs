@@ -70,6 +70,7 @@ impl Store {
             };
             // Somebody may have deleted it, and made another one, before we were alone.
             if open_named(disk, &dir, key, None, How::Read).map(|found| found.header.uid).ok() != Some(uid) {
+                self.forget(uid)?;
                 alone.remove()?;
                 continue;
             }
@@ -81,12 +82,17 @@ impl Store {
             for dir in [&self.dir("graves"), &self.layout().project(&key.project), &self.layout().root] {
                 disk.sync_dir(dir).map_err(|error| Error::io("sync", dir, error))?;
             }
-            match self.index().remove(&[uid]) {
-                // Built again, it will not find the session.
-                Ok(()) | Err(Error::Corrupt { .. }) => {}
-                Err(error) => return Err(error),
-            }
+            self.forget(uid)?;
             return alone.remove();
+        }
+    }
+
+    /// Makes the index forget a session that is gone, before its marker goes.
+    pub(crate) fn forget(&self, uid: Uid) -> Result<()> {
+        match self.index().remove(&[uid]) {
+            // Built again, it will not find the session.
+            Ok(()) | Err(Error::Corrupt { .. }) => Ok(()),
+            Err(error) => Err(error),
         }
     }
 

@@ -295,7 +295,8 @@ impl Store {
             let io = |error| Error::io("write", path, error);
             transcript.file.write_at(&bytes, end).and_then(|()| transcript.file.sync()).map_err(io)?;
         }
-        if presence.leave() {
+        // The marker may stand for what a dead writer never published.
+        if presence.leave() && self.publish_session(key).is_ok() {
             presence.remove()?;
         }
         Ok(())
