@@ -87,8 +87,6 @@ pub(crate) struct Core {
     pub(crate) store: Store,
     key: SessionKey,
     side: Option<SideName>,
-    /// The uid of the session's main transcript.
-    main: Uid,
     transcript: Transcript,
     syncer: Syncer,
     /// End of the last line that is written.
@@ -155,6 +153,7 @@ impl Session {
     }
 
     /// Takes the write lock and puts in order what was left.
+    #[expect(clippy::too_many_arguments, reason = "what opening and creating found out, each of another type")]
     fn attach(
         store: &Store,
         key: &SessionKey,
@@ -183,7 +182,6 @@ impl Session {
             store: store.clone(),
             key: key.clone(),
             side: side.cloned(),
-            main,
             syncer: Syncer::new(path.clone(), transcript.file.clone(), synced.max(ends.link.synced)),
             written: AtomicU64::new(ends.link.end),
             names_synced: AtomicBool::new(false),

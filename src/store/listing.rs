@@ -207,10 +207,10 @@ impl Store {
                 other => return other,
             }
         }
-        let IndexState::Ready(view) = self.index().snapshot()? else {
-            return Err(Error::corrupt(&self.dir("index"), 0, "the index cannot be built"));
-        };
-        ask(&view, &self.overlay(&view)?)
+        match self.index().snapshot()? {
+            IndexState::Ready(view) => ask(&view, &self.overlay(&view)?),
+            IndexState::NeedsRebuild { path, why } => Err(Error::corrupt(&path, 0, why)),
+        }
     }
 
     /// Builds the index again unless somebody has done it meanwhile. On a disk that cannot be written there is no index to be had.
