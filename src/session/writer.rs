@@ -13,7 +13,7 @@ use serde_json::{Map as Object, Value};
 use super::lock::WriteLock;
 use super::presence::{Known, Note, Presence};
 use super::record::{Appended, At, NewRecord};
-use crate::disk::{Disk, How};
+use crate::disk::{Disk, ForkMark, How};
 use crate::error::{Error, Named, Result};
 use crate::format::control::{self, Rewind, Undo};
 use crate::format::json;
@@ -98,7 +98,7 @@ pub(crate) struct Core {
     durability: Durability,
     options: OpenOptions,
     /// Locks belong to the process that took them: a forked child must not use them.
-    pid: u32,
+    process: ForkMark,
     writer: Mutex<Writer>,
 }
 
@@ -143,7 +143,7 @@ impl Session {
                     return Self::attach(store, key, side, uid, transcript, presence, options, made);
                 }
                 other => {
-                    if presence.is_last() {
+                    if presence.leave() {
                         presence.remove()?;
                     }
                     other?;
@@ -169,8 +169,7 @@ impl Session {
         lock.take(options.wait, options.sharing == Sharing::Exclusive)?;
         let (mut state, ends) = State::read(disk, &transcript, store.digest())?;
         let note = Note::read(disk, &store.layout().marker(main));
-        let alone = presence.is_last();
-        presence.stay()?;
+        let alone = presence.is_alone()?;
         let rewrite = alone || options.sharing == Sharing::Exclusive || note.is_some_and(|note| note.poisoned);
         let synced = match made {
             Made::Now => ends.link.end,
@@ -188,7 +187,7 @@ impl Session {
             fresh: ends.promise == 0,
             durability: options.durability.unwrap_or(store.durability()),
             options,
-            pid: std::process::id(),
+            process: ForkMark::new(),
             writer: Mutex::new(Writer {
                 appender: Appender::new(path.clone(), transcript.file.clone(), ends.link, store.max_line()),
                 state,
@@ -478,7 +477,7 @@ impl Session {
 impl Core {
     /// Runs `change` with the write lock held and what others have appended taken note of.
     fn change<T>(&self, change: impl FnOnce(&mut Writer) -> Result<T>) -> Result<T> {
-        if std::process::id() != self.pid {
+        if !self.process.is_ours() {
             let path = self.transcript.path.clone();
             return Err(Error::Stale { path, why: "the process was forked, and locks do not come along" });
         }
@@ -717,7 +716,7 @@ impl Core {
     }
 
     fn close(&self) -> Result<()> {
-        if std::process::id() != self.pid {
+        if !self.process.is_ours() {
             return Ok(());
         }
         let closed = self.try_close();
@@ -733,7 +732,7 @@ impl Core {
         self.sync_all()?;
         self.change(|writer| {
             let Some(presence) = writer.presence.take() else { return Ok(()) };
-            let last = presence.is_last();
+            let last = presence.leave();
             let end = writer.appender.link();
             if (last || self.options.sharing == Sharing::Exclusive) && writer.closed_at != Some(end.end) {
                 self.write_close(writer)?;

@@ -68,8 +68,11 @@ impl Store {
     fn with_options(options: StoreOptions, root: &Path) -> Result<Self> {
         let root = std::path::absolute(root).map_err(|error| Error::io("open", root, error))?;
         let disk = options.disk;
-        prepare(&*disk, &*options.env, &root, options.create)?;
+        let made = prepare(&*disk, &*options.env, &root, options.create)?;
         let index = Index::open(disk.clone(), &root);
+        if made {
+            index.rebuild(options.env.random(), [])?;
+        }
         let inner = Inner {
             disk,
             env: options.env,
@@ -196,14 +199,14 @@ impl fmt::Debug for Store {
     }
 }
 
-/// Checks `store.json`, or makes a store.
-fn prepare(disk: &dyn Disk, env: &dyn Env, root: &Path, create: bool) -> Result<()> {
+/// Checks `store.json`, or makes a store. Returns whether it made one.
+fn prepare(disk: &dyn Disk, env: &dyn Env, root: &Path, create: bool) -> Result<bool> {
     let path = root.join("store.json");
     match disk.open(&path, How::Read) {
         Ok(file) => {
             let mut bytes = vec![0; 4096];
             let got = file.read_at(&mut bytes, 0).map_err(|error| Error::io("read", &path, error))?;
-            return check_store(&path, bytes.get(..got).unwrap_or_default());
+            return check_store(&path, bytes.get(..got).unwrap_or_default()).map(|()| false);
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound && create => {}
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -228,7 +231,8 @@ fn prepare(disk: &dyn Disk, env: &dyn Env, root: &Path, create: bool) -> Result<
     file.write_at(&bytes, 0).and_then(|()| file.sync()).map_err(io)?;
     disk.rename(&temp, &path).map_err(|error| Error::io("write", &path, error))?;
     disk.sync_dir(root).map_err(|error| Error::io("sync", root, error))?;
-    root.parent().map_or(Ok(()), |above| disk.sync_dir(above)).map_err(|error| Error::io("sync", root, error))
+    let above = root.parent().map_or(Ok(()), |above| disk.sync_dir(above));
+    above.map(|()| true).map_err(|error| Error::io("sync", root, error))
 }
 
 fn check_store(path: &Path, bytes: &[u8]) -> Result<()> {

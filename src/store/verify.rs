@@ -295,7 +295,7 @@ impl Store {
             let io = |error| Error::io("write", path, error);
             transcript.file.write_at(&bytes, end).and_then(|()| transcript.file.sync()).map_err(io)?;
         }
-        if presence.is_last() {
+        if presence.leave() {
             presence.remove()?;
         }
         Ok(())
