@@ -10,7 +10,7 @@ use crate::time::{Timestamp, is_time};
 /// The longest line that is a line at all, line feed included.
 pub(crate) const MAX_LEN: usize = 1 << 30;
 /// Bytes from the start of a line that hold its predecessor's crc, counted back from the start.
-pub(crate) const SEED_BACK: u64 = 11;
+pub(crate) const SEED_BACK: usize = 11;
 /// The greatest promise that 12 digits can hold.
 pub(crate) const MAX_SYNCED: u64 = (1 << 48) - 1;
 

@@ -239,8 +239,8 @@ fn skip_line(scanner: &mut Scanner<Arc<dyn File>>, at: u64) -> std::io::Result<O
 
 /// The crc in the bytes before `at`.
 pub(super) fn seed_before(file: &Arc<dyn File>, at: u64) -> std::io::Result<Option<crate::Crc>> {
-    let mut bytes = [0; SEED_BACK as usize];
-    let Some(from) = at.checked_sub(SEED_BACK) else { return Ok(None) };
+    let mut bytes = [0; SEED_BACK];
+    let Some(from) = at.checked_sub(SEED_BACK as u64) else { return Ok(None) };
     let got = file.read_at(&mut bytes, from)?;
     Ok(if got == bytes.len() { line::seed(&bytes) } else { None })
 }

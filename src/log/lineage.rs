@@ -124,14 +124,6 @@ pub(crate) struct View {
     pub(crate) end: Position,
 }
 
-impl View {
-    /// Whether the line at `start` of file `uid` is in the view.
-    pub(crate) fn holds(&self, uid: Uid, start: u64) -> bool {
-        let inside = |extent: &Extent| extent.source.uid == uid && extent.from.end <= start && start < extent.to;
-        self.extents.iter().any(inside)
-    }
-}
-
 impl<'d> Lineage<'d> {
     pub(crate) fn new(disk: &'d dyn Disk, layout: &'d Layout, own: &Transcript) -> Self {
         let first = Ancestor {

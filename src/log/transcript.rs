@@ -187,7 +187,7 @@ impl Tip {
 
 /// Whether `file` has a line that ends where `position` says, with its crc.
 pub(crate) fn fits(file: &Arc<dyn File>, position: &Position) -> std::io::Result<bool> {
-    Ok(position.offset.get() >= SEED_BACK && seed_before(file, position.offset.get())? == Some(position.crc))
+    Ok(position.offset.get() >= SEED_BACK as u64 && seed_before(file, position.offset.get())? == Some(position.crc))
 }
 
 /// Takes line 1 apart.

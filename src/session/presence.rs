@@ -13,7 +13,7 @@ use crate::disk::{Disk, How, LockMode};
 use crate::error::{Error, Result};
 use crate::format::control::Place;
 use crate::format::line::{self, Draft, Line, Link, kind};
-use crate::ids::{Position, ProjectName, SessionId, SessionKey, Uid};
+use crate::ids::{ProjectName, SessionId, SessionKey, Uid};
 use crate::time::Timestamp;
 
 /// What a marker says of its session.
@@ -57,11 +57,6 @@ impl Note {
         let Line::Whole(whole) = line::decode(bytes.get(..got)?, Link::default()) else { return None };
         let note: Self = serde_json::from_slice(whole.payload).ok().filter(|_| whole.kind == kind::LIVE)?;
         (note.format == crate::format::VERSION).then_some(note)
-    }
-
-    /// The position of what is known.
-    pub(crate) fn position(&self) -> Option<Position> {
-        self.known.as_ref().map(|known| known.at.into())
     }
 }
 

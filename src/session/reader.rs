@@ -269,10 +269,6 @@ impl Reader {
         &self.transcript
     }
 
-    pub(crate) fn view(&self) -> &View {
-        &self.view
-    }
-
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,7 +1,6 @@
 //! A session that is open for append.
 
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -80,8 +79,6 @@ pub(crate) struct Core {
     pub(crate) store: Store,
     key: SessionKey,
     side: Option<SideName>,
-    /// The uid of the session's main transcript.
-    main: Uid,
     transcript: Transcript,
     syncer: Syncer,
     /// End of the last line that is written.
@@ -183,7 +180,6 @@ impl Session {
             store: store.clone(),
             key: key.clone(),
             side: side.cloned(),
-            main,
             syncer: Syncer::new(path.clone(), transcript.file.clone(), synced.max(ends.link.synced)),
             written: AtomicU64::new(ends.link.end),
             names_synced: AtomicBool::new(false),

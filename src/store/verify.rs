@@ -193,17 +193,17 @@ impl Store {
             checked.damage.push(Damage { from, to, why: reason.clone(), repairable: true });
         }
         checked.crash_remains = len - end.max(gaps.last().map_or(0, |(gap, _)| gap.to.get())).min(len);
-        if checked.damage.is_empty() {
-            if let Err(error) = self.check_view(&transcript) {
-                if !matches!(error.kind(), Kind::Data | Kind::Newer) {
-                    return Err(error);
-                }
-                let from = match &error {
-                    Error::Corrupt { at, .. } | Error::Newer { at, .. } => at.get(),
-                    _ => 0,
-                };
-                checked.damage.push(Damage { from, to: from, why: why(&error), repairable: false });
+        if checked.damage.is_empty()
+            && let Err(error) = self.check_view(&transcript)
+        {
+            if !matches!(error.kind(), Kind::Data | Kind::Newer) {
+                return Err(error);
             }
+            let from = match &error {
+                Error::Corrupt { at, .. } | Error::Newer { at, .. } => at.get(),
+                _ => 0,
+            };
+            checked.damage.push(Damage { from, to: from, why: why(&error), repairable: false });
         }
         Ok(Some((checked, len)))
     }
