@@ -32,6 +32,8 @@ type Map = MapBytes<Mapped>;
 #[derive(Debug)]
 pub(crate) struct State {
     pub(crate) tip: Tip,
+    /// Where the `xclose` begins that the tip stands behind, if it does.
+    before_close: Option<Link>,
     /// Time of the last record that is the caller's, as it stands there.
     updated: [u8; Timestamp::LEN],
     /// The session's metadata, in main transcripts.
@@ -135,6 +137,7 @@ impl State {
     fn before(transcript: &Transcript, map: Option<Arc<Map>>, digest: &dyn Digest) -> Self {
         let mut state = Self {
             tip: transcript.start(),
+            before_close: None,
             updated: transcript.created.to_bytes(),
             meta: Object::new(),
             // A fork's digest begins with that of its base, which is looked up when somebody asks.
@@ -196,6 +199,7 @@ impl State {
     }
 
     fn pass(&mut self, start: u64, whole: &Whole<'_>, found: Option<&Move>) -> Result<()> {
+        self.before_close = (whole.kind == kind::CLOSE).then_some(self.tip.link);
         self.tip = self.tip.after(start, whole, found);
         if !whole.more {
             self.sample();
@@ -211,6 +215,11 @@ impl State {
             let Tip { link, records, moved } = self.tip;
             self.samples.push(Sample { link, records, moved, digest: self.summary.clone() });
         }
+    }
+
+    /// The tip without an `xclose` before it, which a power cut may take: what lists show is the same with and without one.
+    pub(crate) fn at_rest(&self) -> Tip {
+        Tip { link: self.before_close.unwrap_or(self.tip.link), ..self.tip }
     }
 
     /// Time of the last record that is the caller's.

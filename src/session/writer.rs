@@ -106,6 +106,8 @@ struct Writer {
     lock: WriteLock,
     /// `None` once closed.
     presence: Option<Presence>,
+    /// Whether the marker's name survives a power cut.
+    marked: bool,
     /// Where the marker's last note was taken.
     noted: u64,
     /// Whether the file ended in an `xclose` when it was opened.
@@ -194,6 +196,7 @@ impl Session {
                 view: None,
                 lock,
                 presence: Some(presence),
+                marked: whole,
                 noted: ends.link.end,
                 closed_at: ends.closed.then_some(ends.link.end),
             }),
@@ -589,6 +592,11 @@ impl Core {
 
     /// Writes what is staged and takes note of it.
     fn write(&self, writer: &mut Writer) -> Result<()> {
+        if !writer.marked {
+            // What is written now may survive a power cut, promised or not: lists must know where to look.
+            writer.presence.as_ref().map_or(Ok(()), Presence::sync_name)?;
+            writer.marked = true;
+        }
         let written = writer.appender.write();
         if writer.appender.is_broken() {
             self.note_poison(writer);
@@ -730,13 +738,14 @@ impl Core {
             let Some(presence) = writer.presence.take() else { return Ok(()) };
             let last = presence.is_last();
             let end = writer.appender.link();
-            if (last || self.options.sharing == Sharing::Exclusive) && writer.closed_at != Some(end.end) {
-                self.write_close(writer)?;
-            }
+            // The map ends before the `xclose`: it fits whether or not that comes through a power cut.
             if writer.state.wants_map() {
                 self.summarise(writer)?;
                 let disk = &**self.store.disk();
                 writer.state.write_map(disk, &self.transcript, self.store.digest(), self.store.now())?;
+            }
+            if (last || self.options.sharing == Sharing::Exclusive) && writer.closed_at != Some(end.end) {
+                self.write_close(writer)?;
             }
             if last {
                 self.settle_entry(writer)?;

@@ -303,6 +303,8 @@ impl Store {
         let tags = tags.map(|tags| tags.iter().filter_map(|tag| tag.as_str()).map(str::to_owned).collect());
         let header = &transcript.header;
         let base = header.base.as_ref();
+        let tip = state.at_rest();
+        let size = if size == state.tip.link.end { tip.link.end } else { size };
         Ok(Entry {
             uid: header.uid,
             key: SessionKey { project: header.project.clone(), session: header.session.clone() },
@@ -328,7 +330,7 @@ impl Store {
             damaged: false,
             live: false,
             extra: summary.extra.as_ref().map(ToString::to_string),
-            head: transcript.position(&state.tip),
+            head: transcript.position(&tip),
         })
     }
 
