@@ -76,9 +76,10 @@ impl Store {
             self.make_dir(&self.dir("graves"))?;
             let grave = self.layout().grave(uid);
             disk.rename(&dir, &grave).map_err(|error| Error::io("delete", &dir, error))?;
-            for dir in [&self.dir("graves"), &self.layout().project(&key.project), &self.layout().root] {
-                disk.sync_dir(dir).map_err(|error| Error::io("sync", dir, error))?;
-            }
+            // Of a session that was never synced, the project's name may not have been either.
+            let graves = self.dir("graves");
+            disk.sync_dir(&graves).map_err(|error| Error::io("sync", &graves, error))?;
+            self.sync_names(&dir)?;
             match self.index().remove(&[uid]) {
                 // Built again, it will not find the session.
                 Ok(()) | Err(Error::Corrupt { .. }) => {}

@@ -65,7 +65,7 @@ const QUICK: Effort = Effort { points: Points::Barriers, canonical: 2, random: 1
 #[test]
 fn every_program_of_one_operation_survives_every_cut() {
     let mut tally = Tally::default();
-    let effort = Effort { points: Points::Changes, canonical: 5, random: 3, again: 8 };
+    let effort = Effort { points: Points::Changes, canonical: 2, random: 1, again: 16 };
     for (n, before) in beginnings().iter().enumerate() {
         for (m, op) in OPS.iter().enumerate() {
             for options in all_options() {
@@ -86,7 +86,8 @@ fn every_program_of_two_operations_survives_cuts() {
             for second in OPS {
                 let seed = derive(n as u64, tally.programs);
                 let options = options[Rng::new(seed).below(4)];
-                run(seed, options, before, &[first, second], QUICK, &mut tally).unwrap_or_else(|wrong| panic!("{wrong}"));
+                run(seed, options, before, &[first, second], QUICK, &mut tally)
+                    .unwrap_or_else(|wrong| panic!("{wrong}"));
             }
         }
     }

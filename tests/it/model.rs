@@ -15,6 +15,8 @@ pub(crate) struct Content {
     pub(crate) meta: Map<String, Value>,
     pub(crate) undo: Vec<Vec<Rec>>,
     pub(crate) redo: Vec<Vec<Rec>>,
+    /// Head moves so far: two states may look alike and have other things to undo.
+    pub(crate) moves: usize,
 }
 
 /// A transcript from its creation on.
@@ -172,18 +174,21 @@ impl Content {
     }
 
     pub(crate) fn rewind(&mut self, keep: usize) {
+        self.moves += 1;
         self.undo.push(self.view.clone());
         self.redo.clear();
         self.view.truncate(keep);
     }
 
     pub(crate) fn undo(&mut self) {
+        self.moves += 1;
         if let Some(view) = self.undo.pop() {
             self.redo.push(std::mem::replace(&mut self.view, view));
         }
     }
 
     pub(crate) fn redo(&mut self) {
+        self.moves += 1;
         if let Some(view) = self.redo.pop() {
             self.undo.push(std::mem::replace(&mut self.view, view));
         }

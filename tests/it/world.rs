@@ -245,7 +245,11 @@ impl World {
         let done = run(session);
         between(self);
         let durable = self.durable();
-        self.settle(done, |model| if durable { model.keep(which) })
+        self.settle(done, |model| {
+            if durable {
+                model.keep(which)
+            }
+        })
     }
 
     fn create(&mut self, name: &'static str, between: &mut dyn FnMut(&Self)) -> Did {
@@ -300,9 +304,7 @@ impl World {
         self.model.push(which, |content| content.add(records.clone()));
         self.on(which, between, |session| match records.as_slice() {
             [(payload, None)] => session.append_json(payload.as_bytes()).map(drop),
-            records => {
-                session.append_batch(&records.iter().map(new_record).collect::<Vec<_>>()).map(drop)
-            }
+            records => session.append_batch(&records.iter().map(new_record).collect::<Vec<_>>()).map(drop),
         })
     }
 
@@ -379,6 +381,12 @@ pub(crate) fn records(reader: &Reader) -> Result<Vec<Rec>, Error> {
         .collect()
 }
 
+/// How many head moves a transcript has in its first `end` bytes.
+fn moves(bytes: &[u8], end: u64) -> usize {
+    let text = String::from_utf8_lossy(&bytes[..usize::try_from(end).expect("small")]).into_owned();
+    ["\",\"rewind\":", "\",\"undo\":", "\",\"redo\":"].iter().map(|kind| text.matches(kind).count()).sum()
+}
+
 fn said(read: &Conversation) -> Content {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     Content {
@@ -406,6 +414,8 @@ fn read_both(
     match (found, reader::read_map(files, &asked)) {
         (Ok((content, len)), Ok(read)) => {
             let other = said(&read);
+            let bytes = files.get(&reader::transcript_path(&asked)).ok_or("the file is gone")?;
+            let content = Content { moves: moves(bytes, read.head.offset), ..content };
             if !content.same(&other) || len != read.head.records {
                 return Err(format!("{name}: the engine reads {content:?} ({len}), the other reader {other:?}"));
             }
@@ -420,7 +430,7 @@ fn read_both(
 fn choose(possible: &[Content], (content, read): &(Content, Conversation)) -> Option<Content> {
     let fits = |state: &&Content| {
         let moves = (read.undo.is_some(), read.redo.is_some()) == (!state.undo.is_empty(), !state.redo.is_empty());
-        moves && state.same(content)
+        moves && state.moves == content.moves && state.same(content)
     };
     possible.iter().rev().find(fits).cloned()
 }
@@ -523,7 +533,8 @@ pub(crate) fn check_image(image: &SimDisk, model: &Model, again: Option<u64>, ta
     }
     drop(store);
     let options = OpenOptions::default();
-    let mut world = World::found(image.clone(), found, options, 7 + u64::from(again.is_some())).map_err(|error| format!("open: {error}"))?;
+    let mut world = World::found(image.clone(), found, options, 7 + u64::from(again.is_some()))
+        .map_err(|error| format!("open: {error}"))?;
     let mut rng = Rng::new(again.unwrap_or(0));
     let snapshots = Arc::new(Mutex::new(Vec::<Snapshot>::new()));
     if again.is_some() {
@@ -540,7 +551,9 @@ pub(crate) fn check_image(image: &SimDisk, model: &Model, again: Option<u64>, ta
                 for (cut, next) in images(&snapshot, rng.bits(), 1, 2) {
                     tally.again += 1;
                     if wrong.is_none() {
-                        wrong = check_image(&next, &world.model, None, tally).err().map(|error| next_report(&next, cut, &error));
+                        wrong = check_image(&next, &world.model, None, tally)
+                            .err()
+                            .map(|error| next_report(&next, cut, &error));
                     }
                 }
             }
