@@ -171,7 +171,7 @@ impl Store {
     }
 
     /// The transcripts in graves, by uid.
-    fn graves(&self) -> Result<HashMap<Uid, Transcript>> {
+    pub(super) fn graves(&self) -> Result<HashMap<Uid, Transcript>> {
         let disk = &**self.disk();
         let mut found = HashMap::new();
         for grave in list_dir(disk, &self.dir("graves"))? {
@@ -189,7 +189,7 @@ impl Store {
     }
 
     /// How much of which file in the graves is needed by sessions that are left.
-    fn needed(&self, graves: &HashMap<Uid, Transcript>) -> Result<HashMap<Uid, u64>> {
+    pub(super) fn needed(&self, graves: &HashMap<Uid, Transcript>) -> Result<HashMap<Uid, u64>> {
         let disk = &**self.disk();
         let mut needed = HashMap::new();
         for project in list_dir(disk, &self.dir("projects"))? {
