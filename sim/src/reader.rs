@@ -377,11 +377,20 @@ fn chain(line: &Line) -> Option<u32> {
     hex8(line.payload.strip_prefix(b"{\"chain\":\"")?.strip_suffix(b"\"}")?)
 }
 
-/// All lines after the line feed that ends whatever stands at `from`, that verify alone.
+/// Bytes of a close with its line feed.
+const CLOSE: u64 = 105;
+
+/// All lines after the start of whatever stands at `from`, that verify alone: behind every line feed, and closes before every one.
 fn all_alone(file: &[u8], from: u64) -> Vec<Line> {
     let begin = usize::try_from(from).unwrap_or(usize::MAX).min(file.len());
     let ends = (begin..file.len()).filter(|at| file[*at] == b'\n');
-    ends.filter_map(|at| alone(file, at as u64 + 1)).collect()
+    let mut found = BTreeMap::new();
+    for end in ends.map(|at| at as u64 + 1) {
+        let close = end.checked_sub(CLOSE).filter(|start| *start > from).and_then(|start| frame(file, start));
+        let close = close.filter(|line| chain(line).is_some_and(|previous| fits(file, line, previous)));
+        found.extend([close, alone(file, end)].into_iter().flatten().map(|line| (line.start, line)));
+    }
+    found.into_values().collect()
 }
 
 // ---- kinds (section 4)

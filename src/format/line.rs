@@ -344,6 +344,9 @@ pub(crate) fn check_close(line: &[u8], start: u64) -> Option<Link> {
     (whole.kind == kind::CLOSE && whole.payload == close_payload(crc)).then_some(link)
 }
 
+/// Bytes of an `xclose`, line feed included.
+pub(crate) const CLOSE_LEN: u64 = 105;
+
 const CLOSE_HEAD: &[u8] = b"\"xclose\":{\"chain\":\"";
 
 /// The payload of an `xclose` whose predecessor has `crc`.

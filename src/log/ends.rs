@@ -161,8 +161,7 @@ pub(crate) fn gaps_after(file: &Arc<dyn File>, from: u64, len: u64) -> std::io::
     lone_lines(file, from, len, |start, whole| {
         if whole.kind == kind::REPAIR {
             let repair: Option<Repair> = control::decode(whole.payload);
-            let fits = |gap: &Gap| 0 < gap.from.get() && gap.from < gap.to && gap.to.get() <= start;
-            found.extend(repair.into_iter().flat_map(|repair| repair.gaps).filter(fits));
+            found.extend(repair.filter(|repair| repair.fits(start)).into_iter().flat_map(|repair| repair.gaps));
         }
         true
     })?;
@@ -181,7 +180,8 @@ pub(crate) fn promise_after(file: &Arc<dyn File>, from: u64, len: u64) -> std::i
 
 /// Shows every line in `(from, len)` that verifies alone to `visit`, in order, until it returns false.
 ///
-/// A line is looked for behind every line feed in `[from, len)`.
+/// A line is looked for behind every line feed in `[from, len)`, and an `xclose` before every one too: then the line feed before the
+/// `xclose` may be damaged.
 pub(crate) fn lone_lines(
     file: &Arc<dyn File>,
     from: u64,
@@ -191,6 +191,14 @@ pub(crate) fn lone_lines(
     let mut at = from;
     let mut scanner = Scanner::new(file.clone(), Link::alone(at, crate::Crc(0)), len);
     while let Some(next) = skip_line(&mut scanner, at)? {
+        if let Some(link) = close_before(&mut scanner, at, next)? {
+            scanner.seek(link);
+            if let Step::Line(start, whole) = scanner.next()?
+                && !visit(start, &whole)
+            {
+                return Ok(());
+            }
+        }
         at = next;
         let Some(link) = lone_link(file, &mut scanner, at)? else { continue };
         scanner.seek(link);
@@ -224,6 +232,13 @@ fn lone_link(file: &Arc<dyn File>, scanner: &mut Scanner<Arc<dyn File>>, at: u64
         return Ok(Some(chain));
     }
     Ok(seed_before(file, at)?.map(|seed| Link::alone(at, seed)))
+}
+
+/// The link with which an `xclose` verifies that ends at `end`, behind bytes from `at` on that are no line.
+fn close_before(scanner: &mut Scanner<Arc<dyn File>>, at: u64, end: u64) -> std::io::Result<Option<Link>> {
+    let Some(start) = end.checked_sub(line::CLOSE_LEN).filter(|start| at < *start) else { return Ok(None) };
+    scanner.seek(Link::alone(start, crate::Crc(0)));
+    Ok(scanner.peek()?.and_then(|line| line::check_close(line, start)))
 }
 
 /// Where the next line would start behind the one at `at`: behind the next line feed.

@@ -16,7 +16,7 @@ use crate::Summary;
 use crate::digest::Digest;
 use crate::disk::{Disk, File, How, Mapped};
 use crate::error::{Error, Result};
-use crate::format::control::Gap;
+use crate::format::control::{self, Gap, Repair};
 use crate::format::line::{Link, Whole, kind};
 use crate::format::map::{self, MapBytes, MapHead, Sample, SampleRow, Section, hash_id};
 use crate::ids::{Offset, Position, RecordId, Uid};
@@ -194,7 +194,14 @@ impl State {
                 self.summary = None;
                 transcript.read_move(start, whole)?
             }
-            kind::REPAIR => None,
+            kind::REPAIR => {
+                let repair: Option<Repair> = control::decode(whole.payload);
+                let repair = repair.ok_or_else(|| transcript.newer(start, whole.kind))?;
+                if !repair.fits(start) {
+                    return Err(transcript.corrupt(start, "the gaps of a repair are not in order before it"));
+                }
+                None
+            }
             other if other.starts_with('x') => {
                 self.tip = self.tip.after(start, whole, None);
                 return Ok(());

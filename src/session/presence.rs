@@ -141,10 +141,14 @@ impl Presence {
 
     /// Returns once the marker survives a power cut.
     pub(crate) fn sync(&self) -> Result<()> {
+        self.lock.file().sync().map_err(|error| Error::io("sync", self.lock.path(), error))?;
+        self.sync_name()
+    }
+
+    /// Returns once the marker is there after a power cut, if torn: then lists look for its session.
+    pub(crate) fn sync_name(&self) -> Result<()> {
         let path = self.lock.path();
-        let io = |error| Error::io("sync", path, error);
-        self.lock.file().sync().map_err(io)?;
-        path.parent().map_or(Ok(()), |live| self.disk.sync_dir(live)).map_err(io)
+        path.parent().map_or(Ok(()), |live| self.disk.sync_dir(live)).map_err(|error| Error::io("sync", path, error))
     }
 
     /// Removes the marker, which must be held alone.

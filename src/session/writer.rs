@@ -734,13 +734,13 @@ impl Core {
             let Some(presence) = writer.presence.take() else { return Ok(()) };
             let last = presence.leave();
             let end = writer.appender.link();
-            if (last || self.options.sharing == Sharing::Exclusive) && writer.closed_at != Some(end.end) {
-                self.write_close(writer)?;
-            }
             if writer.state.uncovered() >= STRIDE {
                 self.summarise(writer)?;
                 let disk = &**self.store.disk();
                 writer.state.write_map(disk, &self.transcript, self.store.digest(), self.store.now())?;
+            }
+            if (last || self.options.sharing == Sharing::Exclusive) && writer.closed_at != Some(end.end) {
+                self.write_close(writer)?;
             }
             if last {
                 self.settle_entry(writer)?;

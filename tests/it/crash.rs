@@ -65,7 +65,7 @@ const QUICK: Effort = Effort { points: Points::Barriers, canonical: 2, random: 1
 #[test]
 fn every_program_of_one_operation_survives_every_cut() {
     let mut tally = Tally::default();
-    let effort = Effort { points: Points::Changes, canonical: 5, random: 3, again: 8 };
+    let effort = Effort { points: Points::Changes, canonical: 2, random: 1, again: 16 };
     for (n, before) in beginnings().iter().enumerate() {
         for (m, op) in OPS.iter().enumerate() {
             for options in all_options() {
@@ -82,9 +82,13 @@ fn every_program_of_two_operations_survives_cuts() {
     let mut tally = Tally::default();
     let options = all_options();
     for (n, before) in beginnings().iter().enumerate() {
-        for first in OPS {
-            for second in OPS {
-                let seed = derive(n as u64, tally.programs);
+        for (i, first) in OPS.into_iter().enumerate() {
+            for (j, second) in OPS.into_iter().enumerate() {
+                // All of them take minutes; these are every tenth, and each operation is in as many as any other.
+                if soak().is_none() && (n + 3 * i + j) % 10 != 0 {
+                    continue;
+                }
+                let seed = derive(n as u64, (i * OPS.len() + j) as u64);
                 let options = options[Rng::new(seed).below(4)];
                 run(seed, options, before, &[first, second], QUICK, &mut tally)
                     .unwrap_or_else(|wrong| panic!("{wrong}"));
@@ -136,7 +140,7 @@ fn random_programs(seeds: impl Iterator<Item = u64>, tally: &mut Tally) {
 #[test]
 fn random_programs_survive_cuts() {
     let mut tally = Tally::default();
-    random_programs((0..250).map(|n| derive(0xc0de, n)), &mut tally);
+    random_programs((0..120).map(|n| derive(0xc0de, n)), &mut tally);
     if let Some(long) = soak() {
         let begun = std::time::Instant::now();
         let seeds = (0..).map(|n| derive(0x50ac, n)).take_while(|_| begun.elapsed() < long);
