@@ -133,12 +133,13 @@ impl Session {
                     };
                     return Self::attach(store, key, side, (uid, 0), transcript, presence, options);
                 }
-                other => {
+                Ok(_) | Err(Error::NotFound { .. }) => {
                     if presence.is_last() {
                         presence.remove()?;
                     }
-                    other?;
                 }
+                // The marker stays: a writer that died may have left more than the index shows.
+                Err(error) => return Err(error),
             }
         }
     }

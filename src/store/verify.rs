@@ -338,9 +338,8 @@ impl Store {
             let io = |error| Error::io("write", path, error);
             transcript.file.write_at(&bytes, end).and_then(|()| transcript.file.sync()).map_err(io)?;
         }
-        if presence.is_last() {
-            presence.remove()?;
-        }
+        // The marker stays for whoever publishes the session: a writer that died may have left more than the index shows.
+        drop(presence);
         Ok(())
     }
 }
