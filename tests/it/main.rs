@@ -3,5 +3,6 @@
 mod crash;
 mod damage;
 mod engine;
+mod io_error;
 mod model;
 mod world;
