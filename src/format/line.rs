@@ -260,6 +260,17 @@ pub(crate) fn check(line: &[u8], before: Link) -> Result<Whole<'_>, &'static str
     Ok(Whole { at, id, kind, payload, more, len: line.len(), link })
 }
 
+/// The promise of a line that verifies with `seed`, wherever it stands now: one that promises more than its own start stood further
+/// back when it was written.
+pub(crate) fn claim(line: &[u8], seed: Crc) -> Option<u64> {
+    check(line, Link::alone(MAX_SYNCED, seed)).ok().map(|whole| whole.link.synced)
+}
+
+/// [`claim`] of an `xclose`, by the value in its own payload.
+pub(crate) fn claim_close(line: &[u8]) -> Option<u64> {
+    check_close(line, MAX_SYNCED).and_then(|link| claim(line, link.crc))
+}
+
 /// The payload of a header line whose checksum is not known yet, since the chain's start stands in the payload.
 pub(crate) fn header_payload(line: &[u8]) -> Option<&[u8]> {
     let (body, _) = split_crc(line).ok()?;

@@ -168,14 +168,14 @@ pub(crate) fn gaps_after(file: &Arc<dyn File>, from: u64, len: u64) -> std::io::
     Ok(found)
 }
 
-/// The greatest promise among lines in `[from, len)` that verify alone.
+/// The greatest promise among lines in `[from, len)` that verify alone, or did where they stood when they were written.
 pub(crate) fn promise_after(file: &Arc<dyn File>, from: u64, len: u64) -> std::io::Result<u64> {
-    let mut most = 0;
-    lone_lines(file, from, len, |_, whole| {
+    let (mut most, mut moved) = (0, 0);
+    lone_lines_and_claims(file, from, len, &mut moved, |_, whole| {
         most = most.max(whole.link.synced);
         true
     })?;
-    Ok(most)
+    Ok(most.max(moved))
 }
 
 /// Shows every line in `(from, len)` that verifies alone to `visit`, in order, until it returns false.
@@ -186,10 +186,27 @@ pub(crate) fn lone_lines(
     file: &Arc<dyn File>,
     from: u64,
     len: u64,
+    visit: impl FnMut(u64, &Whole<'_>) -> bool,
+) -> std::io::Result<()> {
+    lone_lines_and_claims(file, from, len, &mut 0, visit)
+}
+
+/// [`lone_lines`], and in `moved` the greatest promise of lines that only fail for promising more than their own start: bytes before
+/// them have gone.
+fn lone_lines_and_claims(
+    file: &Arc<dyn File>,
+    from: u64,
+    len: u64,
+    moved: &mut u64,
     mut visit: impl FnMut(u64, &Whole<'_>) -> bool,
 ) -> std::io::Result<()> {
     let mut at = from;
     let mut scanner = Scanner::new(file.clone(), Link::alone(at, crate::Crc(0)), len);
+    let claim_close = |scanner: &mut Scanner<Arc<dyn File>>, at| {
+        scanner.seek(Link::alone(at, crate::Crc(0)));
+        std::io::Result::Ok(scanner.peek()?.and_then(line::claim_close).unwrap_or(0))
+    };
+    *moved = claim_close(&mut scanner, at)?.max(*moved);
     while let Some(next) = skip_line(&mut scanner, at)? {
         if let Some(link) = close_before(&mut scanner, at, next)? {
             scanner.seek(link);
@@ -200,6 +217,7 @@ pub(crate) fn lone_lines(
             }
         }
         at = next;
+        *moved = claim_close(&mut scanner, at)?.max(*moved);
         let Some(link) = lone_link(file, &mut scanner, at)? else { continue };
         scanner.seek(link);
         // Lines that follow a good one are in its chain: no need to find them one by one.
@@ -215,6 +233,10 @@ pub(crate) fn lone_lines(
                 Step::Stop(_) => break,
             }
         }
+        let stopped = scanner.link();
+        let claimed =
+            scanner.peek()?.and_then(|line| line::claim(line, stopped.crc).or_else(|| line::claim_close(line)));
+        *moved = claimed.unwrap_or(0).max(*moved);
     }
     Ok(())
 }

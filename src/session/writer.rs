@@ -130,14 +130,14 @@ impl Session {
                     };
                     return Self::attach(store, key, side, (uid, 0), transcript, presence, options);
                 }
-                other => {
-                    let gone = !matches!(&other, Err(error) if !matches!(error, Error::NotFound { .. }));
-                    if gone && presence.leave() {
+                Ok(_) | Err(Error::NotFound { .. }) => {
+                    if presence.leave() {
                         store.forget(uid)?;
                         presence.remove()?;
                     }
-                    other?;
                 }
+                // The marker stays: a writer that died may have left more than the index shows.
+                Err(error) => return Err(error),
             }
         }
     }

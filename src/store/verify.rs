@@ -338,10 +338,8 @@ impl Store {
             let io = |error| Error::io("write", path, error);
             transcript.file.write_at(&bytes, end).and_then(|()| transcript.file.sync()).map_err(io)?;
         }
-        // The marker may stand for what a dead writer never published.
-        if presence.leave() && self.publish_session(key).is_ok() {
-            presence.remove()?;
-        }
+        // The marker stays for whoever publishes the session: a writer that died may have left more than the index shows.
+        drop(presence);
         Ok(())
     }
 }

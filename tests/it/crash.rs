@@ -55,6 +55,18 @@ fn beginnings() -> [Vec<Op>; 4] {
     ]
 }
 
+/// Found by a soak: repairing removed the marker of a writer that had died, before its session was in the index.
+#[test]
+fn a_repair_keeps_a_dead_writers_session_in_the_list() {
+    let mut tally = Tally::default();
+    let program = [Op::Reindex, Op::Append(A), Op::Rewind(A), Op::Kill, Op::Repair("a"), Op::Create("b")];
+    for (n, options) in all_options().into_iter().enumerate() {
+        let seed = derive(0xdead, n as u64);
+        run(seed, options, &[Op::Create("a"), Op::Append(A)], &program, QUICK, &mut tally)
+            .unwrap_or_else(|wrong| panic!("{wrong}"));
+    }
+}
+
 /// Seconds that the soak may take; nothing is soaked without it.
 fn soak() -> Option<std::time::Duration> {
     std::env::var("FORKLOG_SOAK").ok()?.parse().ok().map(std::time::Duration::from_secs)

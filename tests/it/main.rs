@@ -4,5 +4,6 @@ mod crash;
 mod damage;
 mod engine;
 mod format_page;
+mod io_error;
 mod model;
 mod world;
