@@ -142,7 +142,7 @@ fn fork(store: &Store, parent: &SessionKey) -> Outcome<SessionKey> {
     fork.close()?;
     let child = store.read(&key)?;
     check(child.len() == at.get() + 2, "the fork holds the records up to its point, and its own")?;
-    let mut both = reader.records().zip(child.records()).take(usize::try_from(child.len()).unwrap_or(usize::MAX) - 1);
+    let mut both = reader.records().zip(child.records()).take(usize::try_from(at.get() + 1)?);
     check(both.all(|(a, b)| matches!((a, b), (Ok(a), Ok(b)) if a.payload == b.payload)), "they are the parent's")?;
     say("forked", format!("at record {at} of {} in {}", reader.len(), time(took)));
     say("wrote", format!("{} beside {} of the parent's", size(child.size()), size(reader.size())));

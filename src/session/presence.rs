@@ -87,7 +87,7 @@ impl Presence {
             let lock = Lock::open(&**disk, path)?;
             lock.take(LockMode::Shared, wait)?;
             // Whoever left last may have removed the file between the two steps.
-            if !lock.is_current(&**disk) {
+            if !lock.is_current(&**disk)? {
                 continue;
             }
             let presence = Self { disk: disk.clone(), lock };
@@ -105,7 +105,7 @@ impl Presence {
             if !lock.try_take(LockMode::Exclusive)? {
                 return Ok(None);
             }
-            if lock.is_current(&**disk) {
+            if lock.is_current(&**disk)? {
                 return Ok(Some(Self { disk: disk.clone(), lock }));
             }
         }
@@ -119,7 +119,7 @@ impl Presence {
     pub(crate) fn is_alone(&self) -> Result<bool> {
         let alone = self.lock.try_take(LockMode::Exclusive)?;
         self.lock.take(LockMode::Shared, Duration::from_secs(1))?;
-        if !self.lock.is_current(&*self.disk) {
+        if !self.lock.is_current(&*self.disk)? {
             return Err(Error::Locked { path: self.lock.path().to_owned(), holder: None });
         }
         Ok(alone)
