@@ -6,4 +6,5 @@ mod engine;
 mod format_page;
 mod io_error;
 mod model;
+mod process;
 mod world;
