@@ -147,7 +147,7 @@ impl Out {
 /// A table of sessions.
 pub(crate) fn sessions(entries: &[Entry], now: i64) -> String {
     let mut table = plain_table();
-    table.set_header(["session", "updated", "turns", "cost", "model", "title"].map(|name| head(name)));
+    table.set_header(["session", "updated", "turns", "cost", "model", "title"].map(head));
     for entry in entries {
         let cost = entry.total_cost.map_or(String::new(), |cost| format!("{cost:.2}"));
         table.add_row([

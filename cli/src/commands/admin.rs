@@ -105,8 +105,8 @@ pub(super) fn reroot(at: &mut Context, name: &Name) -> Done {
 }
 
 pub(super) fn cleanup(at: &mut Context, args: &Cleanup) -> Done {
-    let mut filter = Filter::default();
-    filter.project = args.project.as_deref().map(ProjectName::new).transpose()?;
+    let project = args.project.as_deref().map(ProjectName::new).transpose()?;
+    let filter = Filter { project, ..Filter::default() };
     let cleaned = at.store()?.cleanup(args.older_than, &filter, args.dry_run)?;
     let verb = if args.dry_run { "would delete" } else { "deleted" };
     for entry in &cleaned.deleted {

@@ -18,17 +18,18 @@ impl Which {
         if [self.min_cost, self.max_cost].iter().flatten().any(|cost| !cost.is_finite()) {
             return Err(Failure::Usage("a cost is a finite number".to_owned()));
         }
-        let mut filter = Filter::default();
-        filter.project = self.project.as_deref().map(ProjectName::new).transpose()?;
-        filter.tags_all.clone_from(&self.tags);
-        filter.updated_from = self.after;
-        filter.updated_before = self.before;
-        filter.min_cost = self.min_cost;
-        filter.max_cost = self.max_cost;
-        filter.model.clone_from(&self.model);
-        filter.text.clone_from(&self.text);
-        filter.archived = if self.all { Archived::Shown } else { Archived::Hidden };
-        Ok(filter)
+        Ok(Filter {
+            project: self.project.as_deref().map(ProjectName::new).transpose()?,
+            tags_all: self.tags.clone(),
+            updated_from: self.after,
+            updated_before: self.before,
+            min_cost: self.min_cost,
+            max_cost: self.max_cost,
+            model: self.model.clone(),
+            text: self.text.clone(),
+            archived: if self.all { Archived::Shown } else { Archived::Hidden },
+            ..Filter::default()
+        })
     }
 }
 
