@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use forklog::import::{self, Line, Lines};
-use forklog::{At, Filter, NewRecord, NewSession, OpenOptions, Seq, SessionKey, Store};
+use forklog::import;
+use forklog::{At, Filter, NewSession, Seq, SessionKey, Store};
 use serde_json::{Value, json};
 
 type Outcome<T = ()> = Result<T, Box<dyn Error>>;
@@ -49,34 +49,15 @@ fn main() -> Outcome {
 
 fn import(store: &Store, from: &Path) -> Outcome {
     heading("Import", from.display());
+    let start = Instant::now();
     let found = import::discover(&[from], None)?;
-    let (mut records, mut bad, start) = (0, 0, Instant::now());
-    for source in &found.sources {
-        let key = SessionKey { project: source.project.clone(), session: source.session.clone() };
-        let main = match store.session(&key) {
-            Err(forklog::Error::NotFound { .. }) => store.create(NewSession::named(key.clone()))?,
-            other => other?,
-        };
-        let session = match &source.side {
-            Some(side) => store.side(&key, side, OpenOptions::default())?,
-            None => main,
-        };
-        let mut lines = Lines::open(&source.path)?;
-        while let Some(line) = lines.next()? {
-            let Line::Record(record) = line else {
-                bad += 1;
-                continue;
-            };
-            let new = NewRecord::json(&record.payload)?.id(record.id.clone());
-            let new = if let Some(at) = record.at { new.at(at) } else { new };
-            records += u64::from(session.append_record(&new)?.position().is_some());
-        }
-        session.close()?;
-    }
-    check(records > 0, "something was imported")?;
-    let bytes = found.sources.iter().map(|source| source.len_bytes).sum();
-    say("read", format!("{} transcripts, {} in {}", found.sources.len(), size(bytes), time(start.elapsed())));
-    say("kept", format!("{records} records; {bad} lines that are not JSON were left out"));
+    let imported = store.import(&found.sources, |_| {})?;
+    check(imported.appended > 0 && imported.failed.is_empty(), "everything was imported")?;
+    let again = store.import(&found.sources, |_| {})?;
+    check(again.appended == 0, "importing again adds nothing")?;
+    say("read", format!("{} transcripts, {} in {}", imported.files, size(imported.bytes), time(start.elapsed())));
+    say("kept", format!("{} records; importing again added none", imported.appended));
+    say("quarantined", format!("{} lines that are not JSON", imported.bad_lines));
     Ok(())
 }
 
