@@ -424,7 +424,7 @@ fn a_newer_store_is_left_alone() {
     assert_ne!(text, newer);
     // The sum covers the line up to its own member, which ends the line.
     let covered = newer.len() - "\"9ae0daaf\"}\n".len() - "\"crc\":".len();
-    let crc = crc32fast::hash(newer[..covered].as_bytes());
+    let crc = crc32fast::hash(&newer.as_bytes()[..covered]);
     std::fs::write(&path, format!("{}\"crc\":\"{crc:08x}\"}}\n", &newer[..covered])).expect("written");
     let before = cli.transcripts();
     for args in [&["ls"][..], &["create", "t"], &["cat", "s"], &["gc"]] {
