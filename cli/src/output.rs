@@ -4,9 +4,12 @@ use std::io::{self, BufWriter, IsTerminal as _, Stdout, Write};
 use std::process::ExitCode;
 
 use comfy_table::{Cell, Color, ContentArrangement, Table, presets};
-use forklog::{Entry, Error, Kind, Named, Progress};
+use forklog::{
+    Entry, Error, Kind, Named, OwnedRecord, Position, Progress, ProjectName, Seq, SessionId, SessionKey, Timestamp,
+};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
+use serde_json::value::RawValue;
 
 /// How a command ends that does not end well.
 #[derive(Debug)]
@@ -144,6 +147,29 @@ impl Out {
     }
 }
 
+/// A record as JSON. The payload stays as it is, to the order of its members and the digits of its numbers.
+#[derive(Serialize)]
+pub(crate) struct Shown<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<&'a SessionId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    project: Option<&'a ProjectName>,
+    seq: Seq,
+    at: Timestamp,
+    record_id: Option<&'a str>,
+    position: Position,
+    data: Option<&'a RawValue>,
+}
+
+impl<'a> Shown<'a> {
+    pub(crate) fn new(of: Option<&'a SessionKey>, record: &'a OwnedRecord) -> Self {
+        let OwnedRecord { seq, at, position, .. } = *record;
+        let data = serde_json::from_slice(&record.payload).ok();
+        let (id, project) = (of.map(|of| &of.session), of.map(|of| &of.project));
+        Self { id, project, seq, at, record_id: record.id.as_deref(), position, data }
+    }
+}
+
 /// A table of sessions.
 pub(crate) fn sessions(entries: &[Entry], now: i64) -> String {
     let mut table = plain_table();
@@ -159,7 +185,7 @@ pub(crate) fn sessions(entries: &[Entry], now: i64) -> String {
             Cell::new(clean(&called(entry))),
         ]);
     }
-    table.to_string()
+    table.trim_fmt()
 }
 
 /// A table of names and values.
@@ -168,7 +194,7 @@ pub(crate) fn facts(rows: &[(&str, String)]) -> String {
     for (name, value) in rows.iter().filter(|(_, value)| !value.is_empty()) {
         table.add_row([head(name), Cell::new(clean(value))]);
     }
-    table.to_string()
+    table.trim_fmt()
 }
 
 fn head(name: &str) -> Cell {

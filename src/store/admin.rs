@@ -329,6 +329,7 @@ impl Store {
         let guard = self.guard(LockMode::Shared)?;
         let disk = &**self.disk();
         let dir = self.layout().session(&key.project, &key.session);
+        open_named(disk, &dir, key, None, How::Read)?;
         let mut done = Rerooted::default();
         for path in transcripts(disk, &dir)? {
             let Some(own) = Transcript::open(disk, &path, How::Read)? else { continue };

@@ -4,11 +4,10 @@ use std::time::Duration;
 
 use forklog::{At, Followed, Reader, Seq, SessionKey, SideName, Store};
 use serde_json::json;
-use serde_json::value::RawValue;
 
 use super::Context;
 use crate::args::{Cat, Export, Follow};
-use crate::output::{Done, Out, say};
+use crate::output::{Done, Out, Shown, say};
 
 /// How long a follower sleeps at most before it looks again.
 const NAP: Duration = Duration::from_secs(1);
@@ -59,10 +58,7 @@ pub(super) fn follow(at: &mut Context, args: &Follow) -> Done {
     loop {
         match follower.next(NAP)? {
             Followed::Record(record) if at.out.json => {
-                let data: Option<&RawValue> = serde_json::from_slice(&record.payload).ok();
-                at.out.value(&json!({
-                    "seq": record.seq.get(), "at": record.at, "id": record.id, "position": record.position, "data": data,
-                }))?;
+                at.out.value(&Shown::new(None, &record))?;
             }
             Followed::Record(record) => at.out.raw(&record.payload)?,
             Followed::Moved(seq) => moved(&mut at.out, seq)?,

@@ -4,12 +4,10 @@ use std::sync::Mutex;
 
 use forklog::{Entry, OwnedRecord};
 use regex::bytes::{Regex, RegexBuilder};
-use serde_json::json;
-use serde_json::value::RawValue;
 
 use super::Context;
 use crate::args::Grep;
-use crate::output::{Done, Failure, Out, clean, say};
+use crate::output::{Done, Failure, Out, Shown, clean, say};
 
 /// Bytes shown on either side of what was found.
 const AROUND: usize = 60;
@@ -43,11 +41,7 @@ pub(super) fn grep(at: &mut Context, args: &Grep) -> Done {
 
 fn show(out: &mut Out, regex: &Regex, entry: &Entry, record: &OwnedRecord) -> Done {
     if out.json {
-        let data: Option<&RawValue> = serde_json::from_slice(&record.payload).ok();
-        return out.value(&json!({
-            "id": entry.key.session, "project": entry.key.project, "seq": record.seq.get(), "at": record.at,
-            "record_id": record.id, "position": record.position, "data": data,
-        }));
+        return out.value(&Shown::new(Some(&entry.key), record));
     }
     let (from, to) = regex.find(&record.payload).map_or((0, 0), |found| (found.start(), found.end()));
     let around = from.saturating_sub(AROUND)..to.saturating_add(AROUND).min(record.payload.len());
