@@ -125,6 +125,16 @@ pub(crate) struct View {
 }
 
 impl View {
+    /// Whether `position` is a place in the view.
+    pub(crate) fn has_place(&self, position: &Position) -> bool {
+        self.extents.iter().any(|extent| {
+            extent.source.uid == position.uid
+                && extent.moved == position.moved.get()
+                && extent.from.end <= position.offset.get()
+                && position.offset.get() <= extent.to
+        })
+    }
+
     /// Whether the line at `start` of file `uid` is in the view.
     pub(crate) fn holds(&self, uid: Uid, start: u64) -> bool {
         let inside = |extent: &Extent| extent.source.uid == uid && extent.from.end <= start && start < extent.to;

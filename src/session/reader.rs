@@ -269,6 +269,10 @@ impl Reader {
         &self.transcript
     }
 
+    pub(super) fn store(&self) -> &Store {
+        &self.store
+    }
+
     pub(crate) fn view(&self) -> &View {
         &self.view
     }
