@@ -13,6 +13,7 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
+pub(crate) use map::ForkMark;
 pub use map::Mapped;
 pub use os::OsDisk;
 

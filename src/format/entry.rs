@@ -52,7 +52,7 @@ pub struct Entry {
     pub parent: Option<SessionKey>,
     /// For a fork, where it begins.
     pub fork_point: Option<Position>,
-    /// Bytes of the session's own transcripts.
+    /// Bytes of the main transcript that are in use, without a closing line.
     pub size_bytes: u64,
     /// Whether it is archived.
     pub archived: bool,

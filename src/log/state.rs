@@ -33,6 +33,8 @@ type Map = MapBytes<Mapped>;
 #[derive(Debug)]
 pub(crate) struct State {
     pub(crate) tip: Tip,
+    /// After the last line that is not of a kind with `x`: an `xclose` may be lost in a power cut, and means nothing to a list.
+    pub(crate) settled: Tip,
     /// Time of the last record that is the caller's, as it stands there.
     updated: [u8; Timestamp::LEN],
     /// The session's metadata, in main transcripts.
@@ -105,6 +107,7 @@ impl State {
             Seen::Gap(gap) => {
                 state.tip.records += gap.records;
                 state.tip.link = Link { end: gap.to.get(), crc: gap.chain, synced: state.tip.link.synced };
+                state.settled = state.tip;
                 Ok(())
             }
         })?;
@@ -126,6 +129,7 @@ impl State {
         if fits {
             let link = Link { end: at.offset.get(), crc: at.crc, synced: known.synced };
             self.tip = Tip { link, records: at.records, moved: at.moved.get() };
+            self.settled = self.tip;
             self.updated = known.updated.to_bytes();
             self.meta = known.meta.clone();
             self.summary = Some(known.summary.clone());
@@ -136,6 +140,7 @@ impl State {
     fn before(transcript: &Transcript, map: Option<Arc<Map>>, digest: &dyn Digest) -> Self {
         let mut state = Self {
             tip: transcript.start(),
+            settled: transcript.start(),
             updated: transcript.created.to_bytes(),
             meta: Object::new(),
             // A fork's digest begins with that of its base, which is looked up when somebody asks.
@@ -148,6 +153,7 @@ impl State {
         if let Some(map) = map {
             let head = &map.head;
             state.tip = Tip { link: head_link(head), records: head.records, moved: head.moved.get() };
+            state.settled = state.tip;
             state.updated = head.updated.to_bytes();
             state.meta = head.meta.clone();
             state.summary = head.summary.clone().filter(|_| head.digest == digest_name(digest));
@@ -196,7 +202,10 @@ impl State {
                 None
             }
             kind::REPAIR => None,
-            other if other.starts_with('x') => return self.pass(start, whole, None),
+            other if other.starts_with('x') => {
+                self.tip = self.tip.after(start, whole, None);
+                return Ok(());
+            }
             other => return Err(transcript.newer(start, other)),
         };
         self.updated = whole.at.try_into().unwrap_or(self.updated);
@@ -205,6 +214,7 @@ impl State {
 
     fn pass(&mut self, start: u64, whole: &Whole<'_>, found: Option<&Move>) -> Result<()> {
         self.tip = self.tip.after(start, whole, found);
+        self.settled = self.tip;
         if !whole.more {
             self.sample();
         }
@@ -253,11 +263,11 @@ impl State {
         let head = MapHead {
             format: crate::format::VERSION,
             uid: transcript.header.uid,
-            len: Offset(self.tip.link.end),
-            crc: self.tip.link.crc,
-            synced: Offset(self.tip.link.synced),
-            records: self.tip.records,
-            moved: Offset(self.tip.moved),
+            len: Offset(self.settled.link.end),
+            crc: self.settled.link.crc,
+            synced: Offset(self.settled.link.synced),
+            records: self.settled.records,
+            moved: Offset(self.settled.moved),
             updated: self.updated(),
             digest: digest_name(digest),
             summary: self.summary.clone(),

@@ -116,14 +116,23 @@ impl Presence {
         }
     }
 
-    /// Whether nobody else holds a share. If so, nobody can join until this one is dropped or removed.
-    pub(crate) fn is_last(&self) -> bool {
-        self.lock.try_take(LockMode::Exclusive).unwrap_or(false)
+    /// Whether nobody else holds a share; this one is held afterwards as before.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Locked`] when the session is being deleted: asking gives the share back for a moment.
+    pub(crate) fn is_alone(&self) -> Result<bool> {
+        let alone = self.lock.try_take(LockMode::Exclusive)?;
+        self.lock.take(LockMode::Shared, Duration::from_secs(1))?;
+        if !self.lock.is_current(&*self.disk) {
+            return Err(Error::Locked { path: self.lock.path().to_owned(), holder: None });
+        }
+        Ok(alone)
     }
 
-    /// Takes a share again after [`Presence::is_last`] has said yes.
-    pub(crate) fn stay(&self) -> Result<()> {
-        self.lock.take(LockMode::Shared, Duration::from_secs(1))
+    /// Gives the share back, and says whether it was the last. If so, nobody can join until this is dropped or removed.
+    pub(crate) fn leave(&self) -> bool {
+        self.lock.try_take(LockMode::Exclusive).unwrap_or(false)
     }
 
     /// Writes the marker in place. What a reader finds torn is no note.

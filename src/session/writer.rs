@@ -13,7 +13,7 @@ use serde_json::{Map as Object, Value};
 use super::lock::WriteLock;
 use super::presence::{Known, Note, Presence};
 use super::record::{Appended, At, NewRecord};
-use crate::disk::{Disk, How};
+use crate::disk::{Disk, ForkMark, How};
 use crate::error::{Error, Named, Result};
 use crate::format::control::{self, Rewind, Undo};
 use crate::format::json;
@@ -56,13 +56,6 @@ pub enum Sharing {
     PerCall,
 }
 
-/// Whether a transcript that is opened has just been made by the caller, which has synced all of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Made {
-    Now,
-    Before,
-}
-
 /// How a session is opened for append.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct OpenOptions {
@@ -93,14 +86,14 @@ pub(crate) struct Core {
     syncer: Syncer,
     /// End of the last line that is written.
     written: AtomicU64,
-    /// Whether the marker, and the names of a new session, survive a power cut.
+    /// Whether the names of a new session survive a power cut.
     names_synced: AtomicBool,
-    /// Whether nothing was promised yet when it was opened: its names may be new.
+    /// Whether it was not closed when it was opened: its names may never have been synced.
     fresh: bool,
     durability: Durability,
     options: OpenOptions,
     /// Locks belong to the process that took them: a forked child must not use them.
-    pid: u32,
+    process: ForkMark,
     writer: Mutex<Writer>,
 }
 
@@ -113,6 +106,8 @@ pub(super) struct Writer {
     lock: WriteLock,
     /// `None` once closed.
     presence: Option<Presence>,
+    /// Whether the marker survives a power cut.
+    marked: bool,
     /// Where the marker's last note was taken.
     noted: u64,
     /// Whether the file ended in an `xclose` when it was opened.
@@ -121,13 +116,7 @@ pub(super) struct Writer {
 
 impl Session {
     /// Opens a transcript of an existing session.
-    pub(crate) fn open(
-        store: &Store,
-        key: &SessionKey,
-        side: Option<&SideName>,
-        options: OpenOptions,
-        made: Made,
-    ) -> Result<Self> {
+    pub(crate) fn open(store: &Store, key: &SessionKey, side: Option<&SideName>, options: OpenOptions) -> Result<Self> {
         let disk = &**store.disk();
         let dir = store.layout().session(&key.project, &key.session);
         loop {
@@ -142,10 +131,12 @@ impl Session {
                         None => again,
                         Some(side) => open_named(disk, &dir, key, Some(side), How::Write)?,
                     };
-                    return Self::attach(store, key, side, uid, transcript, presence, options, made);
+                    return Self::attach(store, key, side, (uid, 0), transcript, presence, options);
                 }
                 other => {
-                    if presence.is_last() {
+                    let gone = !matches!(&other, Err(error) if !matches!(error, Error::NotFound { .. }));
+                    if gone && presence.leave() {
+                        store.forget(uid)?;
                         presence.remove()?;
                     }
                     other?;
@@ -154,29 +145,38 @@ impl Session {
         }
     }
 
-    /// Takes the write lock and puts in order what was left.
+    /// Opens a session that was made just now, whose first bytes are synced. `presence` was there before the session was.
+    pub(crate) fn open_new(
+        store: &Store,
+        key: &SessionKey,
+        (main, synced): (Uid, u64),
+        presence: Presence,
+        options: OpenOptions,
+    ) -> Result<Self> {
+        let dir = store.layout().session(&key.project, &key.session);
+        let transcript = open_named(&**store.disk(), &dir, key, None, How::Write)?;
+        Self::attach(store, key, None, (main, synced), transcript, presence, options)
+    }
+
+    /// Takes the write lock and puts in order what was left. The file's first `synced` bytes are on stable storage for sure.
     fn attach(
         store: &Store,
         key: &SessionKey,
         side: Option<&SideName>,
-        main: Uid,
+        (main, synced): (Uid, u64),
         transcript: Transcript,
         presence: Presence,
         options: OpenOptions,
-        made: Made,
     ) -> Result<Self> {
         let disk = &**store.disk();
         let lock = WriteLock::open(disk, &transcript.path)?;
         lock.take(options.wait, options.sharing == Sharing::Exclusive)?;
         let (mut state, ends) = State::read(disk, &transcript, store.digest())?;
         let note = Note::read(disk, &store.layout().marker(main));
-        let alone = presence.is_last();
-        presence.stay()?;
+        let alone = presence.is_alone()?;
+        let whole = synced == ends.link.end && ends.len == synced;
         let rewrite = alone || options.sharing == Sharing::Exclusive || note.is_some_and(|note| note.poisoned);
-        let synced = match made {
-            Made::Now => ends.link.end,
-            Made::Before => recover::settle(disk, &transcript, &ends, rewrite)?,
-        };
+        let synced = if whole { synced } else { recover::settle(disk, &transcript, &ends, rewrite)? };
         state.tip.link.synced = ends.link.synced;
         let path = &transcript.path;
         let core = Core {
@@ -187,16 +187,17 @@ impl Session {
             syncer: Syncer::new(path.clone(), transcript.file.clone(), synced.max(ends.link.synced)),
             written: AtomicU64::new(ends.link.end),
             names_synced: AtomicBool::new(false),
-            fresh: ends.promise == 0,
+            fresh: !ends.closed,
             durability: options.durability.unwrap_or(store.durability()),
             options,
-            pid: std::process::id(),
+            process: ForkMark::new(),
             writer: Mutex::new(Writer {
                 appender: Appender::new(path.clone(), transcript.file.clone(), ends.link, store.max_line()),
                 state,
                 view: None,
                 lock,
                 presence: Some(presence),
+                marked: whole,
                 noted: ends.link.end,
                 closed_at: ends.closed.then_some(ends.link.end),
             }),
@@ -477,7 +478,7 @@ impl Session {
 impl Core {
     /// Runs `change` with the write lock held and what others have appended taken note of.
     pub(super) fn change<T>(&self, change: impl FnOnce(&mut Writer) -> Result<T>) -> Result<T> {
-        if std::process::id() != self.pid {
+        if !self.process.is_ours() {
             let path = self.transcript.path.clone();
             return Err(Error::Stale { path, why: "the process was forked, and locks do not come along" });
         }
@@ -588,7 +589,14 @@ impl Core {
     }
 
     /// Writes what is staged and takes note of it.
+    ///
+    /// The first time, the marker is made to survive a power cut before: what is written may survive one, synced or not, and then lists
+    /// must know that the index is behind.
     fn write(&self, writer: &mut Writer) -> Result<()> {
+        if let Some(presence) = writer.presence.as_ref().filter(|_| !writer.marked) {
+            presence.sync()?;
+        }
+        writer.marked = true;
         let written = writer.appender.write();
         if writer.appender.is_broken() {
             self.note_poison(writer);
@@ -638,8 +646,8 @@ impl Core {
     fn known(&self, writer: &Writer) -> Option<Known> {
         let digest = self.store.digest();
         Some(Known {
-            at: self.transcript.position(&writer.state.tip).into(),
-            synced: writer.state.tip.link.synced,
+            at: self.transcript.position(&writer.state.settled).into(),
+            synced: writer.state.settled.link.synced,
             updated: writer.state.updated(),
             digest: format!("{}/{}", digest.name(), digest.version()),
             summary: writer.state.summary.clone()?,
@@ -692,31 +700,24 @@ impl Core {
         if synced.is_err() && self.syncer.has_failed() {
             self.note_poison(&self.lock());
         }
-        synced
+        // Opening may have synced all bytes, but no names.
+        synced.and_then(|()| self.sync_names())
     }
 
-    /// Makes the marker survive a power cut, and the names of a session of which nothing was promised yet.
+    /// Makes the names of a session that was not closed since it was made survive a power cut.
     fn sync_names(&self) -> Result<()> {
         if self.names_synced.load(Ordering::Acquire) {
             return Ok(());
         }
-        if let Some(presence) = &self.lock().presence {
-            presence.sync()?;
-        }
         if self.fresh {
-            let dir = self.transcript.path.parent().map(std::path::Path::to_owned).unwrap_or_default();
-            let above: Vec<PathBuf> =
-                dir.ancestors().take_while(|dir| *dir != self.store.layout().root).map(PathBuf::from).collect();
-            for dir in above {
-                self.store.disk().sync_dir(&dir).map_err(|error| Error::io("sync", &dir, error))?;
-            }
+            self.store.sync_names(&self.transcript.path)?;
         }
         self.names_synced.store(true, Ordering::Release);
         Ok(())
     }
 
     fn close(&self) -> Result<()> {
-        if std::process::id() != self.pid {
+        if !self.process.is_ours() {
             return Ok(());
         }
         let closed = self.try_close();
@@ -732,7 +733,7 @@ impl Core {
         self.sync_all()?;
         self.change(|writer| {
             let Some(presence) = writer.presence.take() else { return Ok(()) };
-            let last = presence.is_last();
+            let last = presence.leave();
             let end = writer.appender.link();
             if (last || self.options.sharing == Sharing::Exclusive) && writer.closed_at != Some(end.end) {
                 self.write_close(writer)?;
@@ -766,8 +767,7 @@ impl Core {
             return self.store.publish_session(&self.key);
         }
         self.summarise(writer)?;
-        let size = writer.appender.link().end;
-        let entry = self.store.entry_of(&self.transcript, &writer.state, size)?;
+        let entry = self.store.entry_of(&self.transcript, &writer.state)?;
         self.store.publish(&entry)
     }
 }

@@ -1,5 +1,6 @@
 //! New sessions, side transcripts and forks.
 
+use std::io::ErrorKind;
 use std::path::Path;
 
 use serde_json::{Map as Object, Value};
@@ -12,7 +13,7 @@ use crate::format::line::{self, Draft, Link, kind};
 use crate::format::{self, json};
 use crate::ids::{Position, ProjectName, SessionId, SessionKey, SideName, Uid};
 use crate::log::lineage::{Layout, Lineage};
-use crate::session::{At, Lock, Made, OpenOptions, Reader, Session, check_meta, open_named};
+use crate::session::{At, Lock, OpenOptions, Presence, Reader, Session, check_meta, open_named};
 use crate::time::Timestamp;
 
 /// A session to create or to fork.
@@ -94,7 +95,8 @@ impl Store {
     /// Creates a session and opens it for append.
     ///
     /// Its first line is synced; its name survives a power cut after the first [`Session::sync`] or [`Session::close`], or at once with
-    /// [`Durability::Sync`](crate::Durability::Sync). Cost: one small file, two syncs.
+    /// [`Durability::Sync`](crate::Durability::Sync). Cost: one small file and a marker, four syncs, of which all but the first find nothing to do where the
+    /// file system has a journal.
     ///
     /// # Errors
     ///
@@ -151,11 +153,13 @@ impl Store {
                 source.file.sync().map_err(|error| Error::io("sync", &source.path, error))?;
             }
         }
-        let owner = view.extents.last().map(|extent| extent.source.clone());
-        let header = match owner {
-            Some(owner) => owner.open(&**self.disk())?.header,
-            None => reader.transcript().header.clone(),
+        let owner = match view.extents.last() {
+            Some(extent) => extent.source.open(&**self.disk())?,
+            None => reader.transcript().clone(),
         };
+        // The names of the files before it were synced when they became bases themselves.
+        self.sync_names(&owner.path)?;
+        let header = owner.header;
         Ok(Base {
             at: position.into(),
             project: header.project,
@@ -183,27 +187,37 @@ impl Store {
             base,
         };
         let bytes = first_lines(&header, &meta, new.created.unwrap_or(self.now()))?;
-        let target = self.layout().session(&key.project, &key.session);
         let project = self.layout().project(&key.project);
         self.make_dir(&project)?;
         let temp = self.dir("tmp").join(uid.to_string());
         self.make_dir(&temp)?;
-        self.write_new(&temp.join("transcript.jsonl"), &bytes)?;
-        let taken = [std::io::ErrorKind::DirectoryNotEmpty, std::io::ErrorKind::AlreadyExists];
-        match self.disk().rename(&temp, &target) {
-            Ok(()) => {}
-            Err(error) => {
-                let _ = self.disk().remove_file(&temp.join("transcript.jsonl"));
-                let _ = self.disk().remove_dir(&temp);
-                return Err(match error.kind() {
-                    kind if taken.contains(&kind) => Error::Exists { key },
-                    _ => Error::io("make", &target, error),
-                });
-            }
+        // The marker is there before the session is, after a power cut too: no list misses it.
+        let marker = self.layout().marker(uid);
+        let presence = Presence::join(self.disk(), &marker, &key, new.options.wait, self.now())?;
+        if let Err(error) = self.put_in_place(&temp, &bytes, &key) {
+            let _ = self.disk().remove_file(&temp.join("transcript.jsonl"));
+            let _ = self.disk().remove_dir(&temp);
+            let _ = presence.remove();
+            return Err(error);
         }
-        let session = Session::open(self, &key, None, new.options, Made::Now)?;
+        let session = Session::open_new(self, &key, (uid, bytes.len() as u64), presence, new.options)?;
         session.core.created()?;
         Ok(session)
+    }
+
+    /// Makes a session's directory under a temporary name, and gives it its own.
+    fn put_in_place(&self, temp: &Path, bytes: &[u8], key: &SessionKey) -> Result<()> {
+        self.write_new(&temp.join("transcript.jsonl"), bytes)?;
+        // Wherever the directory is found after a power cut, it holds the transcript. File systems with a journal have nothing
+        // left to do here: the sync of the file took all of this along.
+        for dir in [temp, &self.dir("tmp"), &self.dir("live")] {
+            self.disk().sync_dir(dir).map_err(|error| Error::io("sync", dir, error))?;
+        }
+        let target = self.layout().session(&key.project, &key.session);
+        self.disk().rename(temp, &target).map_err(|error| match error.kind() {
+            ErrorKind::DirectoryNotEmpty | ErrorKind::AlreadyExists => Error::Exists { key: key.clone() },
+            _ => Error::io("make", &target, error),
+        })
     }
 
     /// A new UUID of version 7: ids sort by the time they were made.

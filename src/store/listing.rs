@@ -11,7 +11,7 @@ use crate::index::{Cursor, Filter, IndexState, Overlay, Page, View};
 use crate::log::lineage::session_dir;
 use crate::log::state::State;
 use crate::log::transcript::Transcript;
-use crate::session::{Note, OwnedRecord, marker_uid, open_named};
+use crate::session::{Note, OwnedRecord, Presence, marker_uid, open_named};
 use crate::{Entry, Position};
 
 impl Store {
@@ -44,8 +44,7 @@ impl Store {
     pub fn entry(&self, key: &SessionKey) -> Result<Entry> {
         let reader = self.read(key)?;
         let live = self.disk().stat(&self.layout().marker(reader.uid())).is_ok();
-        let (state, size) = (reader.state(), reader.size());
-        let mut entry = self.entry_of(reader.transcript(), &state, size)?;
+        let mut entry = self.entry_of(reader.transcript(), &reader.state())?;
         entry.live = live;
         Ok(entry)
     }
@@ -201,7 +200,13 @@ impl Store {
                 self.rebuild()?;
                 continue;
             };
-            match self.overlay(&view).and_then(|overlay| ask(&view, &overlay)) {
+            let overlaid = self.overlay(&view);
+            if let Ok((_, torn)) = &overlaid {
+                if self.settle_torn(torn)? {
+                    continue;
+                }
+            }
+            match overlaid.and_then(|(overlay, _)| ask(&view, &overlay)) {
                 // Only the index's own files make an answer of the index corrupt; live sessions' damage is in their entries.
                 Err(Error::Corrupt { .. }) => self.rebuild_always()?,
                 other => return other,
@@ -210,7 +215,7 @@ impl Store {
         let IndexState::Ready(view) = self.index().snapshot()? else {
             return Err(Error::corrupt(&self.dir("index"), 0, "the index cannot be built"));
         };
-        ask(&view, &self.overlay(&view)?)
+        ask(&view, &self.overlay(&view)?.0)
     }
 
     /// Builds the index again unless somebody has done it meanwhile. On a disk that cannot be written there is no index to be had.
@@ -225,15 +230,20 @@ impl Store {
     }
 
     /// What sessions that are open for append, or were when their process ended, add to the index.
-    fn overlay(&self, view: &View) -> Result<Overlay> {
+    ///
+    /// Returns the markers that tell no session's name, too.
+    fn overlay(&self, view: &View) -> Result<(Overlay, Vec<std::path::PathBuf>)> {
         let disk = &**self.disk();
-        let (mut fresh, mut gone) = (Vec::new(), Vec::new());
+        let (mut fresh, mut gone, mut torn) = (Vec::new(), Vec::new(), Vec::new());
         for path in list_dir(disk, &self.dir("live"))? {
             let Some(uid) = path.file_name().and_then(marker_uid) else { continue };
             let note = Note::read(disk, &path);
             // A marker that cannot be read this moment: the index knows the session's name, if it is not new.
             let key = note.as_ref().map(Note::key).or(view.by_uid(uid)?.map(|entry| entry.key));
-            let Some(key) = key else { continue };
+            let Some(key) = key else {
+                torn.push(path);
+                continue;
+            };
             match self.live_entry(&key, uid, note.as_ref()) {
                 Ok(Some(entry)) => fresh.push(entry),
                 Ok(None) => gone.push(uid),
@@ -244,7 +254,24 @@ impl Store {
                 Err(error) => return Err(error),
             }
         }
-        Ok(Overlay::new(&fresh, &gone))
+        Ok((Overlay::new(&fresh, &gone), torn))
+    }
+
+    /// Whether any of these markers, which tell no name, is nobody's: a power cut left it torn, and the index may lack its session.
+    /// Then the index is built again, and the marker removed.
+    fn settle_torn(&self, torn: &[std::path::PathBuf]) -> Result<bool> {
+        let disk = &**self.disk();
+        let mut alone = Vec::new();
+        for path in torn {
+            // A marker that is held is being written this moment, and its session is not there yet.
+            alone.extend(Presence::alone(self.disk(), path)?.filter(|_| Note::read(disk, path).is_none()));
+        }
+        if !alone.is_empty() {
+            self.rebuild_always()?;
+        }
+        let any = !alone.is_empty();
+        alone.into_iter().try_for_each(Presence::remove)?;
+        Ok(any)
     }
 
     /// The entry of a live session; `None` when it is there no more.
@@ -255,13 +282,13 @@ impl Store {
             Ok(_) | Err(Error::NotFound { .. }) => return Ok(None),
             Err(error) => return Err(error),
         };
-        let (state, ends) = State::read_from(&**self.disk(), &transcript, self.digest(), note)?;
-        let entry = self.entry_of(&transcript, &state, ends.link.end)?;
+        let (state, _) = State::read_from(&**self.disk(), &transcript, self.digest(), note)?;
+        let entry = self.entry_of(&transcript, &state)?;
         Ok(Some(Entry { live: true, ..entry }))
     }
 
     /// The entry of a session whose transcript has been read.
-    pub(crate) fn entry_of(&self, transcript: &Transcript, state: &State, size: u64) -> Result<Entry> {
+    pub(crate) fn entry_of(&self, transcript: &Transcript, state: &State) -> Result<Entry> {
         let summary = match &state.summary {
             Some(summary) => summary.clone(),
             None => {
@@ -295,12 +322,12 @@ impl Store {
             source_session: summary.source_session,
             parent: base.map(|base| SessionKey { project: base.project.clone(), session: base.session.clone() }),
             fork_point: base.map(|base| Position::from(base.at)),
-            size_bytes: size,
+            size_bytes: state.settled.link.end,
             archived: state.meta.get("archived").and_then(|archived| archived.as_bool()).unwrap_or(false),
             damaged: false,
             live: false,
             extra: summary.extra.as_ref().map(ToString::to_string),
-            head: transcript.position(&state.tip),
+            head: transcript.position(&state.settled),
         })
     }
 
@@ -334,9 +361,9 @@ impl Store {
         let dir = self.layout().session(&key.project, &key.session);
         let transcript = open_named(&**self.disk(), &dir, key, None, How::Read).ok()?;
         let state = State::of_map(&**self.disk(), &transcript, self.digest());
-        let size = transcript.file.len().ok()?;
-        let entry = self.entry_of(&transcript, &state, size).ok()?;
-        Some(Entry { damaged: true, ..entry })
+        let size_bytes = transcript.file.len().ok()?;
+        let entry = self.entry_of(&transcript, &state).ok()?;
+        Some(Entry { damaged: true, size_bytes, ..entry })
     }
 
     /// All sessions that have a directory, by reading their first lines.

@@ -23,7 +23,7 @@ use crate::index::Index;
 use crate::log::lineage::Layout;
 use crate::log::recover::{make_dir, make_dirs};
 use crate::objects::{NewUid, ObjectStore};
-use crate::session::{Durability, Made, OpenOptions, Reader, Session};
+use crate::session::{Durability, OpenOptions, Reader, Session};
 use crate::time::{Env, Timestamp};
 use crate::workspace::{ScanOptions, Stamp, Workspace};
 
@@ -73,8 +73,11 @@ impl Store {
     fn with_options(options: StoreOptions, root: &Path) -> Result<Self> {
         let root = std::path::absolute(root).map_err(|error| Error::io("open", root, error))?;
         let disk = options.disk;
-        prepare(&*disk, &*options.env, &root, options.create)?;
+        let made = prepare(&*disk, &*options.env, &root, options.create)?;
         let index = Index::open(disk.clone(), &root);
+        if made {
+            index.rebuild(options.env.random(), [])?;
+        }
         let env = options.env.clone();
         let new_uid: NewUid = Arc::new(move || Uid::from_bytes(env.random()));
         let objects = Arc::new(ObjectStore::open(disk.clone(), &root.join("objects"), new_uid.clone()));
@@ -111,7 +114,7 @@ impl Store {
     /// - [`Error::Corrupt`]: damage where it had to be read; nothing was changed, and [`Store::read`] still reads the rest.
     /// - [`Error::Newer`], [`Error::Full`], [`Error::Io`].
     pub fn session(&self, key: &SessionKey) -> Result<Session> {
-        Session::open(self, key, None, OpenOptions::default(), Made::Before)
+        Session::open(self, key, None, OpenOptions::default())
     }
 
     /// Opens a session for append as `options` say.
@@ -120,7 +123,7 @@ impl Store {
     ///
     /// As [`Store::session`].
     pub fn session_with(&self, key: &SessionKey, options: OpenOptions) -> Result<Session> {
-        Session::open(self, key, None, options, Made::Before)
+        Session::open(self, key, None, options)
     }
 
     /// Opens a side transcript of a session for append, made if there is none.
@@ -130,7 +133,7 @@ impl Store {
     /// As [`Store::session`].
     pub fn side(&self, key: &SessionKey, side: &SideName, options: OpenOptions) -> Result<Session> {
         self.make_side(key, side)?;
-        Session::open(self, key, Some(side), options, Made::Before)
+        Session::open(self, key, Some(side), options)
     }
 
     /// Opens a session to read it. Takes no lock and writes nothing.
@@ -215,6 +218,18 @@ impl Store {
         self.inner.layout.root.join(name)
     }
 
+    /// Makes the name of a file of the store survive a power cut, and those of the directories it is in.
+    pub(crate) fn sync_names(&self, file: &Path) -> Result<()> {
+        let root = &self.inner.layout.root;
+        // It was made in `tmp/`, and a rename is sure only once both directories are synced.
+        let tmp = self.dir("tmp");
+        let above = file.ancestors().skip(1).take_while(|dir| dir.starts_with(root));
+        for dir in above.chain([&*tmp]) {
+            self.inner.disk.sync_dir(dir).map_err(|error| Error::io("sync", dir, error))?;
+        }
+        Ok(())
+    }
+
     /// Makes a directory of the store unless it is there.
     fn make_dir(&self, path: &Path) -> Result<()> {
         make_dirs(&*self.inner.disk, path)
@@ -234,14 +249,14 @@ impl fmt::Debug for Store {
     }
 }
 
-/// Checks `store.json`, or makes a store.
-fn prepare(disk: &dyn Disk, env: &dyn Env, root: &Path, create: bool) -> Result<()> {
+/// Checks `store.json`, or makes a store. Returns whether it made one.
+fn prepare(disk: &dyn Disk, env: &dyn Env, root: &Path, create: bool) -> Result<bool> {
     let path = root.join("store.json");
     match disk.open(&path, How::Read) {
         Ok(file) => {
             let mut bytes = vec![0; 4096];
             let got = file.read_at(&mut bytes, 0).map_err(|error| Error::io("read", &path, error))?;
-            return check_store(&path, bytes.get(..got).unwrap_or_default());
+            return check_store(&path, bytes.get(..got).unwrap_or_default()).map(|()| false);
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound && create => {}
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -265,8 +280,11 @@ fn prepare(disk: &dyn Disk, env: &dyn Env, root: &Path, create: bool) -> Result<
     let file = disk.open(&temp, How::CreateNew).map_err(io)?;
     file.write_at(&bytes, 0).and_then(|()| file.sync()).map_err(io)?;
     disk.rename(&temp, &path).map_err(|error| Error::io("write", &path, error))?;
-    disk.sync_dir(root).map_err(|error| Error::io("sync", root, error))?;
-    root.parent().map_or(Ok(()), |above| disk.sync_dir(above)).map_err(|error| Error::io("sync", root, error))
+    for dir in [&root.join("tmp"), root] {
+        disk.sync_dir(dir).map_err(|error| Error::io("sync", dir, error))?;
+    }
+    let above = root.parent().map_or(Ok(()), |above| disk.sync_dir(above));
+    above.map(|()| true).map_err(|error| Error::io("sync", root, error))
 }
 
 fn check_store(path: &Path, bytes: &[u8]) -> Result<()> {

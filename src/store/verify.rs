@@ -20,7 +20,7 @@ use crate::log::ends::{self, Seen};
 use crate::log::lineage::Lineage;
 use crate::log::recover::quarantine;
 use crate::log::transcript::Transcript;
-use crate::session::{Made, OpenOptions, Presence, Session, WriteLock};
+use crate::session::{OpenOptions, Presence, Session, WriteLock};
 
 /// What [`Store::verify`] found.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -245,7 +245,7 @@ impl Store {
         }
         // A session that was closed in its damaged state is in the index as damaged.
         if repaired.hopeless.is_empty() {
-            let session = Session::open(self, key, None, OpenOptions::default(), Made::Before)?;
+            let session = Session::open(self, key, None, OpenOptions::default())?;
             session.close()?;
             self.publish_session(key)?;
         }
@@ -295,7 +295,8 @@ impl Store {
             let io = |error| Error::io("write", path, error);
             transcript.file.write_at(&bytes, end).and_then(|()| transcript.file.sync()).map_err(io)?;
         }
-        if presence.is_last() {
+        // The marker may stand for what a dead writer never published.
+        if presence.leave() && self.publish_session(key).is_ok() {
             presence.remove()?;
         }
         Ok(())
