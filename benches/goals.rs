@@ -137,15 +137,19 @@ fn appends(dir: &Path, rounds: usize) {
     };
     type Append<'a> = &'a dyn Fn(&Session);
     let kinds: [(&str, &str, Append<'_>); 3] = [
-        ("append 1 KiB, Serialize", "0.7 (0.85)", &|session| drop(session.append(&message).unwrap())),
-        ("append 1 KiB, RawValue", "0.7 (0.85)", &|session| drop(session.append_raw(&raw).unwrap())),
+        ("append 1 KiB, Serialize", "0.7 (0.85)", &|session| {
+            session.append(&message).unwrap();
+        }),
+        ("append 1 KiB, RawValue", "0.7 (0.85)", &|session| {
+            session.append_raw(&raw).unwrap();
+        }),
         ("append 1 KiB, bytes that are validated", "(0.7)", &|session| {
-            drop(session.append_json(json.as_bytes()).unwrap())
+            session.append_json(json.as_bytes()).unwrap();
         }),
     ];
     for (name, goal, append) in kinds {
         let (a, b) = pair(rounds, |round| ours("a", round, append), |round| bare("a", round, &line, N));
-        row(&format!("{name} / write(2)"), a / N as u32, b / N as u32, goal);
+        row(&format!("{name} / write(2)"), per(a, N), per(b, N), goal);
     }
     let batch: Vec<NewRecord<'_>> = (0..100).map(|_| NewRecord::raw(&raw).unwrap()).collect();
     let lines = line.repeat(100);
@@ -162,7 +166,12 @@ fn appends(dir: &Path, rounds: usize) {
         },
         |round| bare("batch", round, &lines, N / 100),
     );
-    row("append 100 × 1 KiB as a batch / one write(2)", a / (N / 100) as u32, b / (N / 100) as u32, "(0.7)");
+    row("append 100 × 1 KiB as a batch / one write(2)", per(a, N / 100), per(b, N / 100), "(0.7)");
+}
+
+/// What one of `n` took.
+fn per(took: Duration, n: usize) -> Duration {
+    took / u32::try_from(n).expect("a number of rounds")
 }
 
 fn timed(work: impl FnOnce()) -> Duration {
@@ -196,7 +205,11 @@ fn durable(dir: &Path, rounds: usize) {
                 timed(|| {
                     std::thread::scope(|scope| {
                         for _ in 0..threads {
-                            scope.spawn(|| (0..each).for_each(|_| drop(session.append_raw(&raw).unwrap())));
+                            scope.spawn(|| {
+                                (0..each).for_each(|_| {
+                                    session.append_raw(&raw).unwrap();
+                                })
+                            });
                         }
                     });
                 })
@@ -205,7 +218,7 @@ fn durable(dir: &Path, rounds: usize) {
         );
         let goal = if threads == 1 { "(0.95)" } else { "(2.5; 4)" };
         let work = format!("durable append, {threads} threads / write+fdatasync, one thread");
-        row(&work, a / (each * threads) as u32, b / N as u32, goal);
+        row(&work, per(a, each * threads), per(b, N), goal);
     }
 }
 
@@ -253,7 +266,8 @@ fn large(dir: &Path, options: &Options) {
     );
     println!("{:<58} {:>9.1} MiB {:>22}  32 MiB (16)", "private memory while reading it", most as f64 / 1024.0, "");
 
-    let compare = |work: &str, goal: &str, run: &dyn Fn(&(Store, SessionKey, u64), usize)| {
+    type Run<'a> = &'a dyn Fn(&(Store, SessionKey, u64), usize);
+    let compare = |work: &str, goal: &str, run: Run<'_>| {
         run(&small, usize::MAX);
         run(&large, usize::MAX - 1);
         let (a, b) =

@@ -294,6 +294,11 @@ fn is_time(time: &[u8]) -> bool {
 
 /// Takes the line at `start` apart, without its checksum; `None` when it is spelled wrong in any way.
 fn frame(file: &[u8], start: u64) -> Option<Line> {
+    frame_moved(file, start).filter(|line| line.synced <= start)
+}
+
+/// The same for a line that may have stood further back, and so may promise more than its start.
+fn frame_moved(file: &[u8], start: u64) -> Option<Line> {
     let begin = usize::try_from(start).ok()?;
     let rest = file.get(begin..)?;
     let length = rest.iter().position(|b| *b == b'\n')? + 1;
@@ -341,7 +346,6 @@ fn frame(file: &[u8], start: u64) -> Option<Line> {
         && (1..=16).contains(&letters)
         && !line.payload.is_empty()
         && (line.id.is_none() || line.kind == "data")
-        && line.synced <= start
         && !(line.more && KNOWN_ALONE.contains(&line.kind.as_str()));
     good.then_some(line)
 }
@@ -377,11 +381,31 @@ fn chain(line: &Line) -> Option<u32> {
     hex8(line.payload.strip_prefix(b"{\"chain\":\"")?.strip_suffix(b"\"}")?)
 }
 
-/// All lines after the line feed that ends whatever stands at `from`, that verify alone.
+/// Bytes of a close with its line feed.
+const CLOSE: u64 = 105;
+
+/// All lines after the start of whatever stands at `from`, that verify alone: behind every line feed, and closes before every one.
 fn all_alone(file: &[u8], from: u64) -> Vec<Line> {
     let begin = usize::try_from(from).unwrap_or(usize::MAX).min(file.len());
     let ends = (begin..file.len()).filter(|at| file[*at] == b'\n');
-    ends.filter_map(|at| alone(file, at as u64 + 1)).collect()
+    let mut found = BTreeMap::new();
+    for end in ends.map(|at| at as u64 + 1) {
+        let close = end.checked_sub(CLOSE).filter(|start| *start > from).and_then(|start| frame(file, start));
+        let close = close.filter(|line| chain(line).is_some_and(|previous| fits(file, line, previous)));
+        found.extend([close, alone(file, end)].into_iter().flatten().map(|line| (line.start, line)));
+    }
+    found.into_values().collect()
+}
+
+/// The greatest promise of lines behind line feeds after `from` that verify alone, where they stand or where they stood.
+fn promised(file: &[u8], from: u64) -> u64 {
+    let begin = usize::try_from(from).unwrap_or(usize::MAX).min(file.len());
+    let starts = (begin..file.len()).filter(|at| file[*at] == b'\n').map(|at| at as u64 + 1);
+    let lines = std::iter::once(from).chain(starts).filter_map(|start| frame_moved(file, start));
+    let before = |line: &Line| crc_before(file, line.start).and_then(hex8).filter(|_| from < line.start);
+    let good = |line: &Line, previous: Option<u32>| previous.is_some_and(|previous| fits(file, line, previous));
+    let sound = lines.filter(|line| good(line, before(line)) || good(line, chain(line)));
+    sound.map(|line| line.synced).chain(all_alone(file, from).iter().map(|line| line.synced)).max().unwrap_or(0)
 }
 
 // ---- kinds (section 4)
@@ -714,7 +738,7 @@ fn scan(file: &Transcript) -> Result<Log, Verdict> {
                 log.items.push(Item::Gap(gap));
             }
             Err(reason) => {
-                promise = all_alone(&file.bytes, log.end).iter().map(|line| line.synced).fold(promise, u64::max);
+                promise = promise.max(promised(&file.bytes, log.end));
                 if log.end < promise {
                     log.lines().try_for_each(|line| check_place(file, line))?;
                     return Err(file.damage(log.end, reason));

@@ -56,6 +56,11 @@ pub trait File: fmt::Debug + Send + Sync {
     /// The file's length in bytes.
     fn len(&self) -> io::Result<u64>;
 
+    /// Whether the file has no bytes.
+    fn is_empty(&self) -> io::Result<bool> {
+        Ok(self.len()? == 0)
+    }
+
     /// Reads from `at` into `out` and returns how many bytes; fewer than asked only at the end of the file.
     fn read_at(&self, out: &mut [u8], at: u64) -> io::Result<usize>;
 

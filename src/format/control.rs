@@ -85,6 +85,14 @@ pub(crate) struct Repair {
     pub(crate) gaps: Vec<Gap>,
 }
 
+impl Repair {
+    /// Whether the gaps lie behind one another, line 1 left out, and before the line at `start` that names them.
+    pub(crate) fn fits(&self, start: u64) -> bool {
+        let each = self.gaps.iter().all(|gap| 0 < gap.from.get() && gap.from < gap.to && gap.to.get() <= start);
+        each && !self.gaps.is_empty() && self.gaps.windows(2).all(|pair| pair[0].to < pair[1].from)
+    }
+}
+
 /// A damaged range that readers pass over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Gap {

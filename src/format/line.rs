@@ -10,7 +10,7 @@ use crate::time::{Timestamp, is_time};
 /// The longest line that is a line at all, line feed included.
 pub(crate) const MAX_LEN: usize = 1 << 30;
 /// Bytes from the start of a line that hold its predecessor's crc, counted back from the start.
-pub(crate) const SEED_BACK: u64 = 11;
+pub(crate) const SEED_BACK: usize = 11;
 /// The greatest promise that 12 digits can hold.
 pub(crate) const MAX_SYNCED: u64 = (1 << 48) - 1;
 
@@ -261,6 +261,17 @@ pub(crate) fn check(line: &[u8], before: Link) -> Result<Whole<'_>, &'static str
     Ok(Whole { at, id, kind, payload, more, len: line.len(), link })
 }
 
+/// The promise of a line that verifies with `seed`, wherever it stands now: one that promises more than its own start stood further
+/// back when it was written.
+pub(crate) fn claim(line: &[u8], seed: Crc) -> Option<u64> {
+    check(line, Link::alone(MAX_SYNCED, seed)).ok().map(|whole| whole.link.synced)
+}
+
+/// [`claim`] of an `xclose`, by the value in its own payload.
+pub(crate) fn claim_close(line: &[u8]) -> Option<u64> {
+    check_close(line, MAX_SYNCED).and_then(|link| claim(line, link.crc))
+}
+
 /// The payload of a header line whose checksum is not known yet, since the chain's start stands in the payload.
 pub(crate) fn header_payload(line: &[u8]) -> Option<&[u8]> {
     let (body, _) = split_crc(line).ok()?;
@@ -344,6 +355,9 @@ pub(crate) fn check_close(line: &[u8], start: u64) -> Option<Link> {
     let whole = check(line, link).ok()?;
     (whole.kind == kind::CLOSE && whole.payload == close_payload(crc)).then_some(link)
 }
+
+/// Bytes of an `xclose`, line feed included.
+pub(crate) const CLOSE_LEN: u64 = 105;
 
 const CLOSE_HEAD: &[u8] = b"\"xclose\":{\"chain\":\"";
 

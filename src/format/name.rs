@@ -28,11 +28,9 @@ pub(crate) fn encode(name: &str) -> String {
 
 /// Whether Windows takes `name` for a device.
 fn is_device(name: &str) -> bool {
-    match name.as_bytes() {
-        b"con" | b"prn" | b"aux" | b"nul" => true,
-        [b'c', b'o', b'm', b'0'..=b'9'] | [b'l', b'p', b't', b'0'..=b'9'] => true,
-        _ => false,
-    }
+    let name = name.as_bytes();
+    matches!(name, b"con" | b"prn" | b"aux" | b"nul")
+        || matches!(name, [b'c', b'o', b'm', b'0'..=b'9'] | [b'l', b'p', b't', b'0'..=b'9'])
 }
 
 #[cfg(test)]

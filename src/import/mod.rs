@@ -1,6 +1,7 @@
 //! Reading what other programs wrote: which files there are, and their lines one by one.
 //!
-//! Files of the user's, outside the store, so they are opened with the standard library; nothing here writes.
+//! Files of the user's, outside the store, so they are opened with the standard library, and never written.
+//! [`Store::import`](crate::Store::import) brings them into a store.
 //!
 //! | format | project | session | side transcript |
 //! |---|---|---|---|
@@ -15,6 +16,8 @@
 
 mod discover;
 mod lines;
+mod run;
 
 pub use discover::{Discovery, Format, Source, discover};
 pub use lines::{Bad, Line, Lines, Record};
+pub use run::{BadLine, FailedFile, Imported};

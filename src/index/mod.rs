@@ -16,8 +16,8 @@
 //! | run renamed, directory synced, tail renamed | the new tail, which names the old one's end as the anchor does | either |
 //! | directory synced, anchor moved, old runs removed | the new tail | the new tail |
 //!
-//! What [`Index::note`] wrote and a power cut took away is missed by nobody as long as a marker in `live/` says that
-//! the session was open: whoever lists looks at that session itself.
+//! Nobody misses the entry of a session that is open for append: a marker in `live/` says so, and whoever lists looks at
+//! that session itself.
 
 mod filter;
 mod level;
@@ -178,19 +178,7 @@ impl Index {
     /// - [`Error::Full`], [`Error::Io`]: whether the entries are there is not known. After a failed sync the index
     ///   has to be built again.
     pub(crate) fn publish(&self, entries: &[Entry]) -> Result<()> {
-        self.change(entries, &[], true)
-    }
-
-    /// Makes `entries` what the index says of their sessions, until a power cut.
-    ///
-    /// Only for sessions whose marker in `live/` is on stable storage and stays there until their final entry was
-    /// given to [`Index::publish`]. Cost: one write, and a fold as there.
-    ///
-    /// # Errors
-    ///
-    /// As [`Index::publish`].
-    pub(crate) fn note(&self, entries: &[Entry]) -> Result<()> {
-        self.change(entries, &[], false)
+        self.change(entries, &[])
     }
 
     /// Forgets sessions, and returns when that survives a power cut. Sessions that it does not know are no error.
@@ -199,10 +187,10 @@ impl Index {
     ///
     /// As [`Index::publish`].
     pub(crate) fn remove(&self, uids: &[Uid]) -> Result<()> {
-        self.change(&[], uids, true)
+        self.change(&[], uids)
     }
 
-    fn change(&self, entries: &[Entry], gone: &[Uid], sync: bool) -> Result<()> {
+    fn change(&self, entries: &[Entry], gone: &[Uid]) -> Result<()> {
         let mut locked = self.lock(LockMode::Exclusive)?;
         // Whatever goes wrong below, the next change looks at the files afresh.
         let mut tail = Tail::current(&*self.disk, &self.place, locked.tail.take())?;
@@ -214,7 +202,7 @@ impl Index {
             check_len(bytes.len() - start)?;
         }
         gone.iter().for_each(|uid| encode_remove(&mut bytes, &mut crc, *uid));
-        tail.append(&*self.disk, &self.place, &bytes, crc, sync)?;
+        tail.append(&*self.disk, &self.place, &bytes, crc)?;
         if tail.end.len > MAX_TAIL {
             // The entries are there already. A fold for which there is no room now is tried again after the next change.
             match self.fold(tail) {

@@ -216,6 +216,7 @@ impl Run {
     }
 
     /// Checks every block and every entry.
+    #[cfg(test)]
     pub(super) fn verify(&self) -> Result<()> {
         for block in 0..self.file.foot / BLOCK_LEN {
             self.check(block)?;

@@ -166,7 +166,7 @@ impl Tail {
     }
 
     /// Adds records, whose last has the checksum `crc`.
-    pub(super) fn append(&mut self, disk: &dyn Disk, place: &Place, bytes: &[u8], crc: u32, sync: bool) -> Result<()> {
+    pub(super) fn append(&mut self, disk: &dyn Disk, place: &Place, bytes: &[u8], crc: u32) -> Result<()> {
         let path = place.tail();
         if let Err(error) = self.file.write_at(bytes, self.end.len) {
             // What was written of them lies past the anchor; the next change cuts it off if this does not.
@@ -174,9 +174,6 @@ impl Tail {
             return Err(Error::io("write", &path, error));
         }
         self.end = Mark { len: self.end.len + bytes.len() as u64, crc, ..self.end };
-        if !sync {
-            return Ok(());
-        }
         if let Err(error) = self.file.sync() {
             // A later sync would report success whatever became of these bytes. Without an anchor nobody adds any.
             let _ = disk.remove_file(&place.anchor());

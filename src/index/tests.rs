@@ -129,7 +129,7 @@ fn an_index_answers_as_a_plain_list_does() {
                 2..5 => {
                     let entry = version(dice.roll(400), dice.roll(300));
                     model.insert(entry.uid, entry.clone());
-                    handle.note(&[entry]).unwrap();
+                    handle.publish(&[entry]).unwrap();
                 }
                 _ => {
                     let batch: Vec<_> = (0..dice.roll(4)).map(|_| version(dice.roll(400), step)).collect();
@@ -180,7 +180,7 @@ fn an_overlay_replaces_and_hides() {
     assert_eq!(rest.entries.len(), 26);
     let project = Filter { project: Some(fresh.key.project.clone()), ..all() };
     let page = view(&index).list(&project, None, 1, Some(&overlay)).unwrap();
-    assert_eq!(page.entries, [fresh.clone()]);
+    assert_eq!(page.entries, std::slice::from_ref(&fresh));
     assert_eq!(view(&index).latest(Some(&fresh.key.project), Some(&overlay)).unwrap(), Some(fresh));
 }
 
@@ -364,7 +364,7 @@ fn handles_that_append_and_fold_at_once_lose_nothing() {
                 for n in 0..each {
                     let mut entry = version(handle * each + n, 2000 + n % 3);
                     entry.archived = false;
-                    if n % 3 == 0 { index.note(&[entry.clone()]) } else { index.publish(&[entry.clone()]) }.unwrap();
+                    index.publish(&[entry.clone()]).unwrap();
                     if n % 20 == 0 {
                         assert_eq!(view(&index).get(&entry.key).unwrap(), Some(entry));
                     }

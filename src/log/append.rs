@@ -180,11 +180,6 @@ impl Syncer {
         self.lock().failed
     }
 
-    /// Marks the file as one of which nothing can be promised.
-    pub(crate) fn fail(&self) {
-        self.lock().failed = true;
-    }
-
     /// Takes over a promise that another writer has made.
     pub(crate) fn learn(&self, synced: u64) {
         let mut state = self.lock();

@@ -103,7 +103,7 @@ impl BackScanner {
 
     /// The link that stands before a line, in the bytes before it.
     fn seed(&mut self, start: u64) -> io::Result<Option<Link>> {
-        let Some(at) = start.checked_sub(SEED_BACK) else { return Ok(None) };
+        let Some(at) = start.checked_sub(SEED_BACK as u64) else { return Ok(None) };
         while self.buf_at > at {
             self.fill()?;
         }

@@ -161,37 +161,63 @@ pub(crate) fn gaps_after(file: &Arc<dyn File>, from: u64, len: u64) -> std::io::
     lone_lines(file, from, len, |start, whole| {
         if whole.kind == kind::REPAIR {
             let repair: Option<Repair> = control::decode(whole.payload);
-            let fits = |gap: &Gap| 0 < gap.from.get() && gap.from < gap.to && gap.to.get() <= start;
-            found.extend(repair.into_iter().flat_map(|repair| repair.gaps).filter(fits));
+            found.extend(repair.filter(|repair| repair.fits(start)).into_iter().flat_map(|repair| repair.gaps));
         }
         true
     })?;
     Ok(found)
 }
 
-/// The greatest promise among lines in `[from, len)` that verify alone.
+/// The greatest promise among lines in `[from, len)` that verify alone, or did where they stood when they were written.
 pub(crate) fn promise_after(file: &Arc<dyn File>, from: u64, len: u64) -> std::io::Result<u64> {
-    let mut most = 0;
-    lone_lines(file, from, len, |_, whole| {
+    let (mut most, mut moved) = (0, 0);
+    lone_lines_and_claims(file, from, len, &mut moved, |_, whole| {
         most = most.max(whole.link.synced);
         true
     })?;
-    Ok(most)
+    Ok(most.max(moved))
 }
 
 /// Shows every line in `(from, len)` that verifies alone to `visit`, in order, until it returns false.
 ///
-/// A line is looked for behind every line feed in `[from, len)`.
+/// A line is looked for behind every line feed in `[from, len)`, and an `xclose` before every one too: then the line feed before the
+/// `xclose` may be damaged.
 pub(crate) fn lone_lines(
     file: &Arc<dyn File>,
     from: u64,
     len: u64,
+    visit: impl FnMut(u64, &Whole<'_>) -> bool,
+) -> std::io::Result<()> {
+    lone_lines_and_claims(file, from, len, &mut 0, visit)
+}
+
+/// [`lone_lines`], and in `moved` the greatest promise of lines that only fail for promising more than their own start: bytes before
+/// them have gone.
+fn lone_lines_and_claims(
+    file: &Arc<dyn File>,
+    from: u64,
+    len: u64,
+    moved: &mut u64,
     mut visit: impl FnMut(u64, &Whole<'_>) -> bool,
 ) -> std::io::Result<()> {
     let mut at = from;
     let mut scanner = Scanner::new(file.clone(), Link::alone(at, crate::Crc(0)), len);
+    let claim_close = |scanner: &mut Scanner<Arc<dyn File>>, at| {
+        scanner.seek(Link::alone(at, crate::Crc(0)));
+        std::io::Result::Ok(scanner.peek()?.and_then(line::claim_close).unwrap_or(0))
+    };
+    *moved = claim_close(&mut scanner, at)?.max(*moved);
     while let Some(next) = skip_line(&mut scanner, at)? {
+        if let Some(link) = close_before(&mut scanner, at, next)? {
+            scanner.seek(link);
+            if let Step::Line(start, whole) = scanner.next()?
+                && !visit(start, &whole)
+            {
+                return Ok(());
+            }
+        }
         at = next;
+        *moved = claim_close(&mut scanner, at)?.max(*moved);
         let Some(link) = lone_link(file, &mut scanner, at)? else { continue };
         scanner.seek(link);
         // Lines that follow a good one are in its chain: no need to find them one by one.
@@ -207,6 +233,10 @@ pub(crate) fn lone_lines(
                 Step::Stop(_) => break,
             }
         }
+        let stopped = scanner.link();
+        let claimed =
+            scanner.peek()?.and_then(|line| line::claim(line, stopped.crc).or_else(|| line::claim_close(line)));
+        *moved = claimed.unwrap_or(0).max(*moved);
     }
     Ok(())
 }
@@ -226,6 +256,13 @@ fn lone_link(file: &Arc<dyn File>, scanner: &mut Scanner<Arc<dyn File>>, at: u64
     Ok(seed_before(file, at)?.map(|seed| Link::alone(at, seed)))
 }
 
+/// The link with which an `xclose` verifies that ends at `end`, behind bytes from `at` on that are no line.
+fn close_before(scanner: &mut Scanner<Arc<dyn File>>, at: u64, end: u64) -> std::io::Result<Option<Link>> {
+    let Some(start) = end.checked_sub(line::CLOSE_LEN).filter(|start| at < *start) else { return Ok(None) };
+    scanner.seek(Link::alone(start, crate::Crc(0)));
+    Ok(scanner.peek()?.and_then(|line| line::check_close(line, start)))
+}
+
 /// Where the next line would start behind the one at `at`: behind the next line feed.
 fn skip_line(scanner: &mut Scanner<Arc<dyn File>>, at: u64) -> std::io::Result<Option<u64>> {
     // A line that cannot fit its link is reported with its length, which is all that is wanted here.
@@ -239,8 +276,8 @@ fn skip_line(scanner: &mut Scanner<Arc<dyn File>>, at: u64) -> std::io::Result<O
 
 /// The crc in the bytes before `at`.
 pub(super) fn seed_before(file: &Arc<dyn File>, at: u64) -> std::io::Result<Option<crate::Crc>> {
-    let mut bytes = [0; SEED_BACK as usize];
-    let Some(from) = at.checked_sub(SEED_BACK) else { return Ok(None) };
+    let mut bytes = [0; SEED_BACK];
+    let Some(from) = at.checked_sub(SEED_BACK as u64) else { return Ok(None) };
     let got = file.read_at(&mut bytes, from)?;
     Ok(if got == bytes.len() { line::seed(&bytes) } else { None })
 }

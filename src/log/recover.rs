@@ -78,7 +78,7 @@ pub(crate) fn quarantine(
 }
 
 /// What a transcript's file is called in quarantine.
-fn stem(path: &Path) -> String {
+pub(crate) fn stem(path: &Path) -> String {
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
     match path.parent().and_then(Path::file_name) {
         Some(dir) if dir == "side" => format!("side.{stem}"),

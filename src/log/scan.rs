@@ -70,13 +70,9 @@ impl<F: Deref<Target: File>> Scanner<F> {
         Self::with_buffer(file, link, to, Vec::new())
     }
 
-    /// [`Scanner::new`] with a buffer that [`Scanner::into_buffer`] gave back.
+    /// [`Scanner::new`] with a buffer that has been used before.
     pub(crate) fn with_buffer(file: F, link: Link, to: u64, buf: Vec<u8>) -> Self {
         Self { file, link, to, buf, lo: 0, hi: 0, chunk: FIRST_CHUNK, last: Frame::default() }
-    }
-
-    pub(crate) fn into_buffer(self) -> Vec<u8> {
-        self.buf
     }
 
     /// The link after the last line that was returned.

@@ -2,6 +2,7 @@
 //! map between.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry as Slot;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,14 +10,14 @@ use serde_json::{Map as Object, Value};
 
 use super::ends::{self, Ends, Seen};
 use super::files::read_checkpoint;
-use super::lineage::{Ancestor, Extent, Layout, Lineage, View};
+use super::lineage::{Ancestor, Extent, View};
 use super::scan::{Advance, Scanner};
 use super::transcript::{Move, MovedFiles, Tip, Transcript};
 use crate::Summary;
 use crate::digest::Digest;
 use crate::disk::{Disk, File, How, Mapped};
 use crate::error::{Error, Result};
-use crate::format::control::Gap;
+use crate::format::control::{self, Gap, Repair};
 use crate::format::line::{Link, Whole, kind};
 use crate::format::map::{self, MapBytes, MapHead, Sample, SampleRow, Section, hash_id};
 use crate::ids::{Offset, Position, RecordId, Uid};
@@ -201,7 +202,14 @@ impl State {
                 read_checkpoint(whole).ok_or_else(|| transcript.newer(start, whole.kind))?;
                 None
             }
-            kind::REPAIR => None,
+            kind::REPAIR => {
+                let repair: Option<Repair> = control::decode(whole.payload);
+                let repair = repair.ok_or_else(|| transcript.newer(start, whole.kind))?;
+                if !repair.fits(start) {
+                    return Err(transcript.corrupt(start, "the gaps of a repair are not in order before it"));
+                }
+                None
+            }
             other if other.starts_with('x') => {
                 self.tip = self.tip.after(start, whole, None);
                 return Ok(());
@@ -352,10 +360,9 @@ impl State {
             |link: &Link, moved: u64| extent.from.end < link.end && link.end <= extent.to && moved == extent.moved;
         let own = extent.source.uid == transcript.header.uid;
         if own {
-            if within(&self.tip.link, self.tip.moved) && self.tip.link.end == extent.to {
-                if let Some(summary) = &self.summary {
-                    return Ok(Some((self.tip.link, summary.clone())));
-                }
+            let at_tip = within(&self.tip.link, self.tip.moved) && self.tip.link.end == extent.to;
+            if let Some(summary) = self.summary.as_ref().filter(|_| at_tip) {
+                return Ok(Some((self.tip.link, summary.clone())));
             }
             let sample =
                 self.samples.iter().rev().find(|sample| within(&sample.link, sample.moved) && sample.digest.is_some());
@@ -480,7 +487,7 @@ impl State {
             found.extend(self.ids.get(&hash).into_iter().flatten());
             return Ok(found);
         }
-        if !self.ancestors.contains_key(&source.uid) {
+        if let Slot::Vacant(slot) = self.ancestors.entry(source.uid) {
             let file = source.open(disk)?;
             let map = open_map(disk, &file);
             let from = map.as_ref().map_or(file.first, |map| head_link(&map.head));
@@ -493,7 +500,7 @@ impl State {
             if from.end < source.limit.offset.get() {
                 collect_ids(&file, from, source.limit.offset.get(), &mut ids)?;
             }
-            self.ancestors.insert(source.uid, ids);
+            slot.insert(ids);
         }
         Ok(self.ancestors.get(&source.uid).and_then(|ids| ids.get(&hash)).cloned().unwrap_or_default())
     }
@@ -655,9 +662,4 @@ pub(crate) fn merge(into: &mut Object<String, Value>, patch: Object<String, Valu
             value => drop(into.insert(name, value)),
         }
     }
-}
-
-/// The view at `tip` of `transcript`.
-pub(crate) fn view_at(disk: &dyn Disk, layout: &Layout, transcript: &Transcript, tip: &Tip) -> Result<View> {
-    Lineage::new(disk, layout, transcript).view(transcript.position(tip))
 }

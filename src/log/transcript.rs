@@ -222,7 +222,7 @@ pub(crate) fn files_of(whole: &Whole<'_>) -> Option<FilesMove> {
 
 /// Whether `file` has a line that ends where `position` says, with its crc.
 pub(crate) fn fits(file: &Arc<dyn File>, position: &Position) -> std::io::Result<bool> {
-    Ok(position.offset.get() >= SEED_BACK && seed_before(file, position.offset.get())? == Some(position.crc))
+    Ok(position.offset.get() >= SEED_BACK as u64 && seed_before(file, position.offset.get())? == Some(position.crc))
 }
 
 /// Takes line 1 apart.
@@ -230,7 +230,7 @@ fn read_header(path: &Path, line: &[u8]) -> Result<(Header, Timestamp, Link)> {
     let payload = line::header_payload(line);
     let header = payload.and_then(control::decode::<Header>);
     let base = header.as_ref().and_then(|header| header.base.as_ref());
-    let seed = base.map_or(Crc(0), |base| Position::from(base.at).crc);
+    let seed = base.map(|base| Position::from(base.at).crc).or_else(|| payload.and_then(newer_seed)).unwrap_or(Crc(0));
     let whole = match line::decode(line, Link::first(seed)) {
         Line::Whole(whole) => whole,
         Line::Torn => return Err(Error::corrupt(path, 0, "there is no first line")),
@@ -244,6 +244,12 @@ fn read_header(path: &Path, line: &[u8]) -> Result<(Header, Timestamp, Link)> {
         Some(header) => Err(newer_header(path, &format!("format {}", header.format))),
         None => Err(newer_header(path, "this header")),
     }
+}
+
+/// The crc that a header of a later version goes on from: it stands where it does in this one.
+fn newer_seed(payload: &[u8]) -> Option<Crc> {
+    let value: serde_json::Value = serde_json::from_slice(payload).ok()?;
+    value.pointer("/base/at/crc")?.as_str()?.parse().ok()
 }
 
 fn newer_header(path: &Path, what: &str) -> Error {

@@ -63,9 +63,14 @@ impl Lock {
     }
 
     /// Whether the file that is locked is the one that has the name, and not one that was removed meanwhile.
-    pub(crate) fn is_current(&self, disk: &dyn Disk) -> bool {
-        let named = disk.open(&self.path, How::Read).and_then(|file| file.file_id());
-        matches!((named, self.file.file_id()), (Ok(named), Ok(ours)) if named == ours)
+    pub(crate) fn is_current(&self, disk: &dyn Disk) -> Result<bool> {
+        let io = |error| Error::io("open", &self.path, error);
+        let named = match disk.open(&self.path, How::Read) {
+            Ok(named) => named.file_id().map_err(io)?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(io(error)),
+        };
+        Ok(named == self.file.file_id().map_err(io)?)
     }
 
     /// Writes this process's id into the file, for whoever finds it locked. Failing is of no consequence.

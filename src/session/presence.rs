@@ -13,7 +13,7 @@ use crate::disk::{Disk, How, LockMode};
 use crate::error::{Error, Result};
 use crate::format::control::Place;
 use crate::format::line::{self, Draft, Line, Link, kind};
-use crate::ids::{Position, ProjectName, SessionId, SessionKey, Uid};
+use crate::ids::{ProjectName, SessionId, SessionKey, Uid};
 use crate::time::Timestamp;
 
 /// What a marker says of its session.
@@ -58,11 +58,6 @@ impl Note {
         let note: Self = serde_json::from_slice(whole.payload).ok().filter(|_| whole.kind == kind::LIVE)?;
         (note.format == crate::format::VERSION).then_some(note)
     }
-
-    /// The position of what is known.
-    pub(crate) fn position(&self) -> Option<Position> {
-        self.known.as_ref().map(|known| known.at.into())
-    }
 }
 
 /// A share in a session's marker. While any is held, the session is live: it is not deleted, and lists look at its
@@ -92,7 +87,7 @@ impl Presence {
             let lock = Lock::open(&**disk, path)?;
             lock.take(LockMode::Shared, wait)?;
             // Whoever left last may have removed the file between the two steps.
-            if !lock.is_current(&**disk) {
+            if !lock.is_current(&**disk)? {
                 continue;
             }
             let presence = Self { disk: disk.clone(), lock };
@@ -110,7 +105,7 @@ impl Presence {
             if !lock.try_take(LockMode::Exclusive)? {
                 return Ok(None);
             }
-            if lock.is_current(&**disk) {
+            if lock.is_current(&**disk)? {
                 return Ok(Some(Self { disk: disk.clone(), lock }));
             }
         }
@@ -124,7 +119,7 @@ impl Presence {
     pub(crate) fn is_alone(&self) -> Result<bool> {
         let alone = self.lock.try_take(LockMode::Exclusive)?;
         self.lock.take(LockMode::Shared, Duration::from_secs(1))?;
-        if !self.lock.is_current(&*self.disk) {
+        if !self.lock.is_current(&*self.disk)? {
             return Err(Error::Locked { path: self.lock.path().to_owned(), holder: None });
         }
         Ok(alone)
@@ -146,10 +141,14 @@ impl Presence {
 
     /// Returns once the marker survives a power cut.
     pub(crate) fn sync(&self) -> Result<()> {
+        self.lock.file().sync().map_err(|error| Error::io("sync", self.lock.path(), error))?;
+        self.sync_name()
+    }
+
+    /// Returns once the marker is there after a power cut, if torn: then lists look for its session.
+    pub(crate) fn sync_name(&self) -> Result<()> {
         let path = self.lock.path();
-        let io = |error| Error::io("sync", path, error);
-        self.lock.file().sync().map_err(io)?;
-        path.parent().map_or(Ok(()), |live| self.disk.sync_dir(live)).map_err(io)
+        path.parent().map_or(Ok(()), |live| self.disk.sync_dir(live)).map_err(|error| Error::io("sync", path, error))
     }
 
     /// Removes the marker, which must be held alone.

@@ -1,7 +1,6 @@
 //! A session that is open for append.
 
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -80,8 +79,6 @@ pub(crate) struct Core {
     pub(crate) store: Store,
     pub(super) key: SessionKey,
     pub(super) side: Option<SideName>,
-    /// The uid of the session's main transcript.
-    main: Uid,
     pub(super) transcript: Transcript,
     syncer: Syncer,
     /// End of the last line that is written.
@@ -133,14 +130,14 @@ impl Session {
                     };
                     return Self::attach(store, key, side, (uid, 0), transcript, presence, options);
                 }
-                other => {
-                    let gone = !matches!(&other, Err(error) if !matches!(error, Error::NotFound { .. }));
-                    if gone && presence.leave() {
+                Ok(_) | Err(Error::NotFound { .. }) => {
+                    if presence.leave() {
                         store.forget(uid)?;
                         presence.remove()?;
                     }
-                    other?;
                 }
+                // The marker stays: a writer that died may have left more than the index shows.
+                Err(error) => return Err(error),
             }
         }
     }
@@ -183,7 +180,6 @@ impl Session {
             store: store.clone(),
             key: key.clone(),
             side: side.cloned(),
-            main,
             syncer: Syncer::new(path.clone(), transcript.file.clone(), synced.max(ends.link.synced)),
             written: AtomicU64::new(ends.link.end),
             names_synced: AtomicBool::new(false),
@@ -735,13 +731,13 @@ impl Core {
             let Some(presence) = writer.presence.take() else { return Ok(()) };
             let last = presence.leave();
             let end = writer.appender.link();
-            if (last || self.options.sharing == Sharing::Exclusive) && writer.closed_at != Some(end.end) {
-                self.write_close(writer)?;
-            }
             if writer.state.uncovered() >= STRIDE {
                 self.summarise(writer)?;
                 let disk = &**self.store.disk();
                 writer.state.write_map(disk, &self.transcript, self.store.digest(), self.store.now())?;
+            }
+            if (last || self.options.sharing == Sharing::Exclusive) && writer.closed_at != Some(end.end) {
+                self.write_close(writer)?;
             }
             if last {
                 self.settle_entry(writer)?;

@@ -84,9 +84,10 @@ impl Store {
             self.make_dir(&self.dir("graves"))?;
             let grave = self.layout().grave(uid);
             disk.rename(&dir, &grave).map_err(|error| Error::io("delete", &dir, error))?;
-            for dir in [&self.dir("graves"), &self.layout().project(&key.project), &self.layout().root] {
-                disk.sync_dir(dir).map_err(|error| Error::io("sync", dir, error))?;
-            }
+            // Of a session that was never synced, the project's name may not have been either.
+            let graves = self.dir("graves");
+            disk.sync_dir(&graves).map_err(|error| Error::io("sync", &graves, error))?;
+            self.sync_names(&dir)?;
             self.forget(uid)?;
             return alone.remove();
         }
@@ -232,7 +233,7 @@ impl Store {
     }
 
     /// The transcripts in graves, by uid.
-    fn graves(&self) -> Result<HashMap<Uid, Transcript>> {
+    pub(super) fn graves(&self) -> Result<HashMap<Uid, Transcript>> {
         let disk = &**self.disk();
         let mut found = HashMap::new();
         for grave in list_dir(disk, &self.dir("graves"))? {
@@ -250,7 +251,7 @@ impl Store {
     }
 
     /// How much of which file in the graves is needed by sessions that are left.
-    fn needed(&self, graves: &HashMap<Uid, Transcript>) -> Result<HashMap<Uid, u64>> {
+    pub(super) fn needed(&self, graves: &HashMap<Uid, Transcript>) -> Result<HashMap<Uid, u64>> {
         let disk = &**self.disk();
         let mut needed = HashMap::new();
         for project in list_dir(disk, &self.dir("projects"))? {

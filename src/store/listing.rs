@@ -201,10 +201,10 @@ impl Store {
                 continue;
             };
             let overlaid = self.overlay(&view);
-            if let Ok((_, torn)) = &overlaid {
-                if self.settle_torn(torn)? {
-                    continue;
-                }
+            if let Ok((_, torn)) = &overlaid
+                && self.settle_torn(torn)?
+            {
+                continue;
             }
             match overlaid.and_then(|(overlay, _)| ask(&view, &overlay)) {
                 // Only the index's own files make an answer of the index corrupt; live sessions' damage is in their entries.
@@ -212,10 +212,10 @@ impl Store {
                 other => return other,
             }
         }
-        let IndexState::Ready(view) = self.index().snapshot()? else {
-            return Err(Error::corrupt(&self.dir("index"), 0, "the index cannot be built"));
-        };
-        ask(&view, &self.overlay(&view)?.0)
+        match self.index().snapshot()? {
+            IndexState::Ready(view) => ask(&view, &self.overlay(&view)?.0),
+            IndexState::NeedsRebuild { path, why } => Err(Error::corrupt(&path, 0, why)),
+        }
     }
 
     /// Builds the index again unless somebody has done it meanwhile. On a disk that cannot be written there is no index to be had.

@@ -19,6 +19,7 @@ use crate::ids::{Offset, SessionKey};
 use crate::log::ends::{self, Seen};
 use crate::log::lineage::Lineage;
 use crate::log::recover::quarantine;
+use crate::log::state::{Walk, Walked};
 use crate::log::transcript::Transcript;
 use crate::session::{OpenOptions, Presence, Session, WriteLock};
 
@@ -108,6 +109,7 @@ impl Store {
     /// [`Error::NotFound`], [`Error::Io`]. Damage is no error here but a finding.
     pub fn verify(&self, key: Option<&SessionKey>, progress: impl Fn(Progress) + Sync) -> Result<Report> {
         let mut paths = Vec::new();
+        let mut graves = BTreeMap::new();
         let disk = &**self.disk();
         match key {
             Some(key) => {
@@ -123,9 +125,8 @@ impl Store {
                         paths.extend(transcripts(disk, &session)?);
                     }
                 }
-                for grave in list_dir(disk, &self.dir("graves"))? {
-                    paths.extend(transcripts(disk, &grave)?);
-                }
+                graves = self.needed_graves()?;
+                paths.extend(graves.keys().cloned());
             }
         }
         let total = paths.iter().map(|path| disk.stat(path).map_or(0, |stat| stat.len)).sum();
@@ -133,7 +134,10 @@ impl Store {
         let report = Mutex::new((Report::default(), None));
         let work = || {
             while let Some(path) = paths.get(next.fetch_add(1, Ordering::Relaxed)) {
-                let checked = self.check(path);
+                let checked = match graves.get(path) {
+                    Some(most) => self.check_grave(path, *most),
+                    None => self.check(path),
+                };
                 let mut report = report.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                 match checked {
                     Ok(Some((checked, bytes))) => {
@@ -193,19 +197,58 @@ impl Store {
             checked.damage.push(Damage { from, to, why: reason.clone(), repairable: true });
         }
         checked.crash_remains = len - end.max(gaps.last().map_or(0, |(gap, _)| gap.to.get())).min(len);
-        if checked.damage.is_empty() {
-            if let Err(error) = self.check_view(&transcript) {
-                if !matches!(error.kind(), Kind::Data | Kind::Newer) {
-                    return Err(error);
-                }
-                let from = match &error {
-                    Error::Corrupt { at, .. } | Error::Newer { at, .. } => at.get(),
-                    _ => 0,
-                };
-                checked.damage.push(Damage { from, to: from, why: why(&error), repairable: false });
+        if checked.damage.is_empty()
+            && let Err(error) = self.check_view(&transcript)
+        {
+            if !matches!(error.kind(), Kind::Data | Kind::Newer) {
+                return Err(error);
             }
+            let from = match &error {
+                Error::Corrupt { at, .. } | Error::Newer { at, .. } => at.get(),
+                _ => 0,
+            };
+            checked.damage.push(Damage { from, to: from, why: why(&error), repairable: false });
         }
         Ok(Some((checked, len)))
+    }
+
+    /// The transcripts of deleted sessions that are still needed, and how much of each. When the first line of a session cannot be
+    /// read, that session is reported anyway, and nobody knows what it needs.
+    fn needed_graves(&self) -> Result<BTreeMap<PathBuf, u64>> {
+        let graves = self.graves()?;
+        let needed = match self.needed(&graves) {
+            Err(error) if matches!(error.kind(), Kind::Data | Kind::Newer) => return Ok(BTreeMap::new()),
+            other => other?,
+        };
+        Ok(graves.into_iter().filter_map(|(uid, found)| Some((found.path, *needed.get(&uid)?))).collect())
+    }
+
+    /// Checks the first `most` bytes of a transcript that was deleted; what a fork does not need may be gone, or cut within a batch.
+    fn check_grave(&self, path: &std::path::Path, most: u64) -> Result<Option<(Checked, u64)>> {
+        let Some(transcript) = Transcript::open(&**self.disk(), path, How::Read)? else { return Ok(None) };
+        let header = &transcript.header;
+        let session = SessionKey { project: header.project.clone(), session: header.session.clone() };
+        let mut checked = Checked {
+            path: path.to_owned(),
+            session: Some(session),
+            damage: Vec::new(),
+            readable_records: 0,
+            crash_remains: 0,
+            repaired: 0,
+        };
+        let mut walk = Walk::new(transcript.clone(), transcript.first, most);
+        loop {
+            match walk.next() {
+                Ok(Walked::Line(_, whole)) => checked.readable_records += u64::from(whole.kind == kind::DATA),
+                Ok(Walked::Gap(_)) => checked.repaired += 1,
+                Ok(Walked::End) => return Ok(Some((checked, most))),
+                Err(Error::Corrupt { at, why, .. }) => {
+                    checked.damage.push(Damage { from: at.get(), to: most, why: why.to_owned(), repairable: false });
+                    return Ok(Some((checked, most)));
+                }
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// That the head moves and bases of a transcript lead where they say.
@@ -295,10 +338,8 @@ impl Store {
             let io = |error| Error::io("write", path, error);
             transcript.file.write_at(&bytes, end).and_then(|()| transcript.file.sync()).map_err(io)?;
         }
-        // The marker may stand for what a dead writer never published.
-        if presence.leave() && self.publish_session(key).is_ok() {
-            presence.remove()?;
-        }
+        // The marker stays for whoever publishes the session: a writer that died may have left more than the index shows.
+        drop(presence);
         Ok(())
     }
 }

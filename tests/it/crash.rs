@@ -55,6 +55,18 @@ fn beginnings() -> [Vec<Op>; 4] {
     ]
 }
 
+/// Found by a soak: repairing removed the marker of a writer that had died, before its session was in the index.
+#[test]
+fn a_repair_keeps_a_dead_writers_session_in_the_list() {
+    let mut tally = Tally::default();
+    let program = [Op::Reindex, Op::Append(A), Op::Rewind(A), Op::Kill, Op::Repair("a"), Op::Create("b")];
+    for (n, options) in all_options().into_iter().enumerate() {
+        let seed = derive(0xdead, n as u64);
+        run(seed, options, &[Op::Create("a"), Op::Append(A)], &program, QUICK, &mut tally)
+            .unwrap_or_else(|wrong| panic!("{wrong}"));
+    }
+}
+
 /// Seconds that the soak may take; nothing is soaked without it.
 fn soak() -> Option<std::time::Duration> {
     std::env::var("FORKLOG_SOAK").ok()?.parse().ok().map(std::time::Duration::from_secs)
@@ -65,7 +77,7 @@ const QUICK: Effort = Effort { points: Points::Barriers, canonical: 2, random: 1
 #[test]
 fn every_program_of_one_operation_survives_every_cut() {
     let mut tally = Tally::default();
-    let effort = Effort { points: Points::Changes, canonical: 5, random: 3, again: 8 };
+    let effort = Effort { points: Points::Changes, canonical: 2, random: 1, again: 16 };
     for (n, before) in beginnings().iter().enumerate() {
         for (m, op) in OPS.iter().enumerate() {
             for options in all_options() {
@@ -82,9 +94,13 @@ fn every_program_of_two_operations_survives_cuts() {
     let mut tally = Tally::default();
     let options = all_options();
     for (n, before) in beginnings().iter().enumerate() {
-        for first in OPS {
-            for second in OPS {
-                let seed = derive(n as u64, tally.programs);
+        for (i, first) in OPS.into_iter().enumerate() {
+            for (j, second) in OPS.into_iter().enumerate() {
+                // All of them take minutes; these are every tenth, and each operation is in as many as any other.
+                if soak().is_none() && (n + 3 * i + j) % 10 != 0 {
+                    continue;
+                }
+                let seed = derive(n as u64, (i * OPS.len() + j) as u64);
                 let options = options[Rng::new(seed).below(4)];
                 run(seed, options, before, &[first, second], QUICK, &mut tally)
                     .unwrap_or_else(|wrong| panic!("{wrong}"));
@@ -136,7 +152,7 @@ fn random_programs(seeds: impl Iterator<Item = u64>, tally: &mut Tally) {
 #[test]
 fn random_programs_survive_cuts() {
     let mut tally = Tally::default();
-    random_programs((0..250).map(|n| derive(0xc0de, n)), &mut tally);
+    random_programs((0..120).map(|n| derive(0xc0de, n)), &mut tally);
     if let Some(long) = soak() {
         let begun = std::time::Instant::now();
         let seeds = (0..).map(|n| derive(0x50ac, n)).take_while(|_| begun.elapsed() < long);

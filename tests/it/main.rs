@@ -1,7 +1,9 @@
 //! The engine's promises, by theme. One binary, so that it links once.
 
 mod crash;
+mod damage;
 mod engine;
 mod format_page;
+mod io_error;
 mod model;
 mod world;

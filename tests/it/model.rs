@@ -15,6 +15,8 @@ pub(crate) struct Content {
     pub(crate) meta: Map<String, Value>,
     pub(crate) undo: Vec<Vec<Rec>>,
     pub(crate) redo: Vec<Vec<Rec>>,
+    /// Head moves so far: two states may look alike and have other things to undo.
+    pub(crate) moves: usize,
 }
 
 /// A transcript from its creation on.
@@ -139,10 +141,10 @@ impl Model {
         if let Some(history) = self.history_mut(which) {
             history.floor = history.states.len() - 1;
         }
-        if let (Some(side), Some(life)) = (which.1, self.life_mut(which.0)) {
-            if let Some(side) = life.sides.get_mut(side) {
-                side.1 = true;
-            }
+        if let (Some(side), Some(life)) = (which.1, self.life_mut(which.0))
+            && let Some(side) = life.sides.get_mut(side)
+        {
+            side.1 = true;
         }
     }
 
@@ -172,18 +174,21 @@ impl Content {
     }
 
     pub(crate) fn rewind(&mut self, keep: usize) {
+        self.moves += 1;
         self.undo.push(self.view.clone());
         self.redo.clear();
         self.view.truncate(keep);
     }
 
     pub(crate) fn undo(&mut self) {
+        self.moves += 1;
         if let Some(view) = self.undo.pop() {
             self.redo.push(std::mem::replace(&mut self.view, view));
         }
     }
 
     pub(crate) fn redo(&mut self) {
+        self.moves += 1;
         if let Some(view) = self.redo.pop() {
             self.undo.push(std::mem::replace(&mut self.view, view));
         }

@@ -131,7 +131,7 @@ impl World {
             Op::Create(name) => self.create(name, between),
             Op::Append(which) => self.append(which, 1, false, between),
             Op::AppendId(which) => self.append(which, 1, true, between),
-            Op::Batch(which) => self.append(which, 3, self.model.count % 2 == 0, between),
+            Op::Batch(which) => self.append(which, 3, self.model.count.is_multiple_of(2), between),
             Op::Sync(which) => {
                 let Some(session) = self.handles.get(&which) else { return Did::Nothing };
                 let done = session.sync();
@@ -381,6 +381,12 @@ pub(crate) fn records(reader: &Reader) -> Result<Vec<Rec>, Error> {
         .collect()
 }
 
+/// How many head moves a transcript has in its first `end` bytes.
+fn moves(bytes: &[u8], end: u64) -> usize {
+    let text = String::from_utf8_lossy(&bytes[..usize::try_from(end).expect("small")]).into_owned();
+    ["\",\"rewind\":", "\",\"undo\":", "\",\"redo\":"].iter().map(|kind| text.matches(kind).count()).sum()
+}
+
 fn said(read: &Conversation) -> Content {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     Content {
@@ -408,6 +414,8 @@ fn read_both(
     match (found, reader::read_map(files, &asked)) {
         (Ok((content, len)), Ok(read)) => {
             let other = said(&read);
+            let bytes = files.get(&reader::transcript_path(&asked)).ok_or("the file is gone")?;
+            let content = Content { moves: moves(bytes, read.head.offset), ..content };
             if !content.same(&other) || len != read.head.records {
                 return Err(format!("{name}: the engine reads {content:?} ({len}), the other reader {other:?}"));
             }
@@ -422,7 +430,7 @@ fn read_both(
 fn choose(possible: &[Content], (content, read): &(Content, Conversation)) -> Option<Content> {
     let fits = |state: &&Content| {
         let moves = (read.undo.is_some(), read.redo.is_some()) == (!state.undo.is_empty(), !state.redo.is_empty());
-        moves && state.same(content)
+        moves && state.moves == content.moves && state.same(content)
     };
     possible.iter().rev().find(fits).cloned()
 }
