@@ -320,7 +320,7 @@ fn gc_keeps_what_undo_needs_and_frees_what_nothing_does() {
         let noise: String = (0..200_000)
             .map(|_| {
                 state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                char::from(b'!' + (state >> 33) as u8 % 90)
+                char::from(b'!' + state.to_be_bytes()[0] % 90)
             })
             .collect();
         place.write("big", &noise);
@@ -547,7 +547,7 @@ fn a_hundred_checkpoints_take_little_more_than_their_contents() {
             out.push_str(
                 ["let ", "fn ", "self.", "value", "(", ") ", "{\n", "}\n"][usize::try_from(seed % 8).expect("few")],
             );
-            if seed % 3 == 0 {
+            if seed.is_multiple_of(3) {
                 out.push_str(&format!("name_{:x} ", seed >> 44));
             }
         }

@@ -1,6 +1,7 @@
 //! Files and the conversation together: checkpoints in transcripts, and rewinds that move both.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry::Vacant;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -471,9 +472,9 @@ impl SessionFiles<'_> {
             for line in earlier.iter().skip(whole + 1) {
                 for path in line.record.seen().paths.keys() {
                     let path = RelPath::new(path.0.as_slice())?;
-                    if !target.paths.contains_key(&path) {
-                        let now = self.files.now_at(&path)?;
-                        target.paths.insert(path, now);
+                    if let Vacant(place) = target.paths.entry(path) {
+                        let now = self.files.now_at(place.key())?;
+                        place.insert(now);
                     }
                 }
             }
