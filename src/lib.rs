@@ -71,8 +71,8 @@ pub use ids::{
 };
 pub use index::{Archived, Cursor, Filter, Page};
 pub use session::{
-    Appended, At, Durability, Followed, Follower, NewRecord, OpenOptions, OwnedRecord, Reader, Record, Records,
-    RecordsBack, Session, Sharing,
+    Appended, At, Checkpoint, Durability, FilesMoved, FilesTarget, Followed, Follower, NewRecord, OpenOptions,
+    OwnedRecord, Reader, Record, Records, RecordsBack, Scope, Session, SessionFiles, Sharing, Taken,
 };
 pub use store::{
     Checked, Cleaned, Collected, Damage, Grep, NewSession, Progress, Repaired, Report, Rerooted, Store, StoreOptions,

@@ -13,11 +13,11 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::sync::Arc;
 
-use common::{Fuse, FusedDisk, new_uids};
+use common::{Fuse, FusedDisk, FusedWorkspace, new_uids};
 use forklog::checkpoint::{Change, Files, Outcome, Plan, PlanOptions, State, Why, journal_roots, pending};
 use forklog::disk::{Disk, OsDisk};
 use forklog::objects::{Entry, ObjectStore, Root};
-use forklog::workspace::{Content, Meta, OsWorkspace, RelPath, ScanOptions, Stamp, Workspace};
+use forklog::workspace::{OsWorkspace, RelPath, ScanOptions, Stamp, Workspace};
 use forklog::{Error, ObjectKind};
 
 struct Place {
@@ -456,70 +456,6 @@ fn diffs_are_what_git_applies() {
     let git = git.expect("git runs");
     assert!(git.status.success(), "{}", String::from_utf8_lossy(&git.stderr));
     assert_eq!(place.image(), after);
-}
-
-/// The real workspace behind a fuse.
-#[derive(Debug)]
-struct FusedWorkspace {
-    workspace: OsWorkspace,
-    fuse: Fuse,
-}
-
-impl Workspace for FusedWorkspace {
-    fn root(&self) -> &Path {
-        self.workspace.root()
-    }
-    fn list(&self, dir: &RelPath) -> io::Result<Vec<(Vec<u8>, io::Result<Meta>)>> {
-        self.workspace.list(dir)
-    }
-    fn meta(&self, path: &RelPath) -> io::Result<Meta> {
-        self.workspace.meta(path)
-    }
-    fn read(&self, path: &RelPath, max_len: u64) -> io::Result<Content> {
-        self.workspace.read(path, max_len)
-    }
-    fn read_link(&self, path: &RelPath) -> io::Result<Vec<u8>> {
-        self.workspace.read_link(path)
-    }
-    fn create_dir(&self, path: &RelPath, mode: u16) -> io::Result<()> {
-        self.fuse.burn()?;
-        self.workspace.create_dir(path, mode)
-    }
-    fn remove_dir(&self, path: &RelPath) -> io::Result<()> {
-        self.fuse.burn()?;
-        self.workspace.remove_dir(path)
-    }
-    fn write_new(&self, path: &RelPath, bytes: &[u8], mode: u16) -> io::Result<()> {
-        if self.fuse.burn()? {
-            self.workspace.write_new(path, &bytes[..bytes.len() / 2], 0o600)?;
-            self.fuse.burn()?;
-        }
-        self.workspace.write_new(path, bytes, mode)
-    }
-    fn create_link(&self, path: &RelPath, target: &[u8]) -> io::Result<()> {
-        self.fuse.burn()?;
-        self.workspace.create_link(path, target)
-    }
-    fn rename(&self, from: &RelPath, to: &RelPath) -> io::Result<()> {
-        self.fuse.burn()?;
-        self.workspace.rename(from, to)
-    }
-    fn exchange(&self, one: &RelPath, other: &RelPath) -> io::Result<()> {
-        self.fuse.burn()?;
-        self.workspace.exchange(one, other)
-    }
-    fn remove_file(&self, path: &RelPath) -> io::Result<()> {
-        self.fuse.burn()?;
-        self.workspace.remove_file(path)
-    }
-    fn set_mode(&self, path: &RelPath, mode: u16) -> io::Result<()> {
-        self.fuse.burn()?;
-        self.workspace.set_mode(path, mode)
-    }
-    fn sync(&self, changed: &[RelPath]) -> io::Result<()> {
-        self.fuse.burn()?;
-        self.workspace.sync(changed)
-    }
 }
 
 impl Place {

@@ -253,7 +253,7 @@ impl Line {
 const LONGEST: usize = 1 << 30;
 
 /// The kinds that another line of the same batch never follows.
-const KNOWN_ALONE: [&str; 7] = ["forklog", "rewind", "undo", "redo", "repair", "xclose", "store"];
+const KNOWN_ALONE: [&str; 8] = ["forklog", "rewind", "undo", "redo", "checkpoint", "repair", "xclose", "store"];
 
 fn hex(bytes: &[u8], digits: usize) -> Option<u64> {
     if bytes.len() != digits || !bytes.iter().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
@@ -515,6 +515,18 @@ struct Move {
     to: Position,
     moved: u64,
     end: u64,
+    /// Whether it moved files and left the conversation where it was.
+    alone: bool,
+}
+
+/// The part of a head move that moves files, as far as conversations go: whether it leaves them alone. It must be the last
+/// member and is not spelled again.
+fn files(value: &Value) -> Option<bool> {
+    let files = value.get("files")?.as_object()?;
+    hex_string(value.get("files")?, "uid", 32)?;
+    let whole = ["uid", "workspace", "alone", "before", "seen"];
+    let known = files.len() == whole.len() && whole.iter().all(|member| files.contains_key(*member));
+    known.then(|| value.get("files")?.get("alone")?.as_bool())?
 }
 
 fn head_move(line: &Line) -> Option<Move> {
@@ -527,8 +539,21 @@ fn head_move(line: &Line) -> Option<Move> {
         let of = number(&value, "of")?;
         (of, format!(r#"{{"of":{of},"to":{},"moved":{moved}}}"#, spell(&to)))
     };
-    let found = Move { kind: line.kind.clone(), of, to, moved, end: line.end };
-    (out.as_bytes() == line.payload).then_some(found)
+    let mut found = Move { kind: line.kind.clone(), of, to, moved, end: line.end, alone: false };
+    if value.get("files").is_none() {
+        return (out.as_bytes() == line.payload).then_some(found);
+    }
+    found.alone = files(&value)?;
+    let front = out.strip_suffix('}')?;
+    let rest = line.payload.strip_prefix(front.as_bytes())?;
+    rest.starts_with(br#","files":{"uid":""#).then_some(found)
+}
+
+/// Says whether a checkpoint has the members it should; what they say of files is not looked at.
+fn is_checkpoint(payload: &[u8]) -> bool {
+    let Ok(Value::Object(members)) = serde_json::from_slice(payload) else { return false };
+    let known = ["id", "label", "workspace", "tree", "paths"];
+    members.contains_key("workspace") && members.keys().all(|member| known.contains(&member.as_str()))
 }
 
 fn repair(payload: &[u8]) -> Option<Vec<Gap>> {
@@ -556,6 +581,7 @@ fn is_newer(line: &Line) -> bool {
         "data" => false,
         "meta" => !matches!(serde_json::from_slice(&line.payload), Ok(Value::Object(_))),
         "rewind" | "undo" | "redo" => head_move(line).is_none(),
+        "checkpoint" => !is_checkpoint(&line.payload),
         "repair" => repair(&line.payload).is_none(),
         "forklog" => header(&line.payload).is_none(),
         "store" => false,
@@ -943,6 +969,9 @@ fn check_moves(store: &Store<'_>, file: &Transcript, log: &Log) -> Result<BTreeM
         if found.moved != newest && !(newest < found.moved && swallowed(found.moved)) {
             return Err(wrong());
         }
+        if found.alone && found.to.offset != line.start {
+            return Err(wrong());
+        }
         match found.kind.as_str() {
             // What a gap swallowed can not be compared with.
             "rewind" if swallowed(found.moved) => (),
@@ -963,8 +992,9 @@ fn check_moves(store: &Store<'_>, file: &Transcript, log: &Log) -> Result<BTreeM
             kind => {
                 let of = moves.get(&found.of).ok_or_else(wrong)?;
                 let takes_back_undo = of.kind == "undo";
-                let place = found.to.uid == file.header.uid && found.to.offset == found.of;
-                if takes_back_undo != (kind == "redo") || !place || found.to.moved != of.moved {
+                let (offset, moved) = if of.alone { (line.start, newest) } else { (found.of, of.moved) };
+                let place = found.to.uid == file.header.uid && found.to.offset == offset;
+                if takes_back_undo != (kind == "redo") || !place || found.to.moved != moved {
                     return Err(wrong());
                 }
             }

@@ -28,7 +28,7 @@ pub use self::diff::{Change, Diff, FileDiff};
 pub use self::plan::{Conflict, FileChange, Plan, PlanOptions};
 pub use crate::workspace::{ScanOptions, Skipped, Why};
 
-use self::compare::{Side, compare};
+use self::compare::{Lookup, Side, compare};
 use self::diff::FileDiff as OneFile;
 use self::snapshot::{Looking, Snapshot, read_state};
 use crate::disk::{Disk, File, How, LockMode};
@@ -156,6 +156,21 @@ impl Files {
             diff.push(file);
         }
         Ok(diff)
+    }
+
+    /// What each of `paths` is in a stored tree.
+    pub(crate) fn look_up<'p>(
+        &self,
+        tree: &Entry,
+        paths: impl IntoIterator<Item = &'p RelPath>,
+    ) -> Result<Vec<Option<Entry>>> {
+        let mut lookup = Lookup::new(&self.objects);
+        paths.into_iter().map(|path| lookup.find(tree, path)).collect()
+    }
+
+    /// What a path is now, read but not captured.
+    pub(crate) fn now_at(&self, path: &RelPath) -> Result<Option<Entry>> {
+        Ok(self.observe(None, path)?.map(|(entry, _)| entry))
     }
 
     fn look(&self, batch: Option<&Batch<'_>>) -> Result<Snapshot> {

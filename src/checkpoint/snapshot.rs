@@ -184,7 +184,7 @@ impl Looking<'_> {
         };
         // A cache that cannot be used costs reading the files.
         let files = read().ok().flatten().unwrap_or_default();
-        files.into_iter().map(|file| (file.path.clone(), file)).collect()
+        files.into_iter().map(|mut file| (std::mem::take(&mut file.path), file)).collect()
     }
 
     /// Writes what will be recognised next time. Not synced: the cache is derived and checksummed.

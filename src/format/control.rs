@@ -3,6 +3,7 @@
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::files::FilesMove;
 use crate::ids::{Crc, Offset, Position, ProjectName, SessionId, SideName, Uid};
 
 /// Line 1 of a transcript.
@@ -60,18 +61,22 @@ impl From<Place> for Position {
 }
 
 /// A rewind.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Rewind {
     pub(crate) to: Place,
     pub(crate) moved: Offset,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) files: Option<FilesMove>,
 }
 
 /// An undo or a redo.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Undo {
     pub(crate) of: Offset,
     pub(crate) to: Place,
     pub(crate) moved: Offset,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) files: Option<FilesMove>,
 }
 
 /// Ranges that were given up.
@@ -157,7 +162,7 @@ mod tests {
 
     #[test]
     fn a_payload_with_other_members_or_spelling_is_not_known() {
-        let good = String::from_utf8(encode(&Rewind { to: place(), moved: Offset(0) })).expect("text");
+        let good = String::from_utf8(encode(&Rewind { to: place(), moved: Offset(0), files: None })).expect("text");
         assert!(decode::<Rewind>(good.as_bytes()).is_some());
         for bad in [
             good.replace("\"moved\":0}", "\"moved\":0,\"files\":1}"),

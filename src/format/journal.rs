@@ -1,4 +1,4 @@
-//! The journal of a rewind of files. FORMAT-objects.md has the table.
+//! The journal of a rewind of files. FORMAT.md has the table.
 
 use super::bytes::{Fields, checked_body, put_crc};
 use super::pack::Bad;

@@ -38,6 +38,7 @@ pub(crate) mod kind {
     pub(crate) const REWIND: &str = "rewind";
     pub(crate) const UNDO: &str = "undo";
     pub(crate) const REDO: &str = "redo";
+    pub(crate) const CHECKPOINT: &str = "checkpoint";
     pub(crate) const REPAIR: &str = "repair";
     pub(crate) const CLOSE: &str = "xclose";
     pub(crate) const STORE: &str = "store";
@@ -45,7 +46,7 @@ pub(crate) mod kind {
     pub(crate) const LIVE: &str = "live";
 
     /// Kinds that are never followed by more of a batch.
-    pub(super) const ALONE: [&str; 9] = [HEADER, REWIND, UNDO, REDO, REPAIR, CLOSE, STORE, MAP, LIVE];
+    pub(super) const ALONE: [&str; 10] = [HEADER, REWIND, UNDO, REDO, CHECKPOINT, REPAIR, CLOSE, STORE, MAP, LIVE];
 }
 
 /// What is known of a file up to the end of some line, and what the next line is checked against.

@@ -6,6 +6,7 @@
 pub(crate) mod bytes;
 pub(crate) mod control;
 pub(crate) mod entry;
+pub(crate) mod files;
 pub(crate) mod journal;
 pub(crate) mod json;
 pub(crate) mod line;

@@ -1,4 +1,4 @@
-//! Packs of objects and their indexes. FORMAT-objects.md has the tables.
+//! Packs of objects and their indexes. FORMAT.md has the tables.
 
 use super::bytes::Fields;
 use crate::ids::{ObjectId, ObjectKind, Uid};

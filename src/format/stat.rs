@@ -1,4 +1,4 @@
-//! The stat cache of a workspace. FORMAT-objects.md has the table.
+//! The stat cache of a workspace. FORMAT.md has the table.
 
 use super::bytes::{Fields, checked_body, put_crc};
 use super::tree::{self, Entry};

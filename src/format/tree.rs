@@ -1,4 +1,4 @@
-//! A directory as an object. FORMAT-objects.md has the table.
+//! A directory as an object. FORMAT.md has the table.
 
 use super::bytes::Fields;
 use super::pack::{Bad, MAX_OBJECT};

@@ -124,6 +124,24 @@ pub(crate) struct View {
     pub(crate) end: Position,
 }
 
+impl View {
+    /// Whether `position` is a place in the view.
+    pub(crate) fn has_place(&self, position: &Position) -> bool {
+        self.extents.iter().any(|extent| {
+            extent.source.uid == position.uid
+                && extent.moved == position.moved.get()
+                && extent.from.end <= position.offset.get()
+                && position.offset.get() <= extent.to
+        })
+    }
+
+    /// Whether the line at `start` of file `uid` is in the view.
+    pub(crate) fn holds(&self, uid: Uid, start: u64) -> bool {
+        let inside = |extent: &Extent| extent.source.uid == uid && extent.from.end <= start && start < extent.to;
+        self.extents.iter().any(inside)
+    }
+}
+
 impl<'d> Lineage<'d> {
     pub(crate) fn new(disk: &'d dyn Disk, layout: &'d Layout, own: &Transcript) -> Self {
         let first = Ancestor {

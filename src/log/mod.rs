@@ -3,6 +3,7 @@
 pub(crate) mod append;
 pub(crate) mod back;
 pub(crate) mod ends;
+pub(crate) mod files;
 pub(crate) mod find;
 pub(crate) mod lineage;
 pub(crate) mod recover;

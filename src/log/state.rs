@@ -9,9 +9,10 @@ use std::sync::Arc;
 use serde_json::{Map as Object, Value};
 
 use super::ends::{self, Ends, Seen};
+use super::files::read_checkpoint;
 use super::lineage::{Ancestor, Extent, View};
 use super::scan::{Advance, Scanner};
-use super::transcript::{Move, Tip, Transcript};
+use super::transcript::{Move, MovedFiles, Tip, Transcript};
 use crate::Summary;
 use crate::digest::Digest;
 use crate::disk::{Disk, File, How, Mapped};
@@ -191,8 +192,15 @@ impl State {
                 None
             }
             kind::REWIND | kind::UNDO | kind::REDO => {
-                self.summary = None;
-                transcript.read_move(start, whole)?
+                let found = transcript.read_move(start, whole)?;
+                if found.is_some_and(|found| found.files != MovedFiles::Alone) {
+                    self.summary = None;
+                }
+                found
+            }
+            kind::CHECKPOINT => {
+                read_checkpoint(whole).ok_or_else(|| transcript.newer(start, whole.kind))?;
+                None
             }
             kind::REPAIR => {
                 let repair: Option<Repair> = control::decode(whole.payload);
@@ -607,7 +615,7 @@ impl Walk {
 /// Whether a line of this kind may stand within an extent: an extent holds no head moves, and nothing that matters and is not
 /// known.
 pub(crate) fn is_inside(kind: &str) -> bool {
-    matches!(kind, kind::DATA | kind::META | kind::REPAIR) || kind.starts_with('x')
+    matches!(kind, kind::DATA | kind::META | kind::CHECKPOINT | kind::REPAIR) || kind.starts_with('x')
 }
 
 /// What is wrong with a line of this kind at `start`, which is not [inside](is_inside).

@@ -8,6 +8,7 @@ use super::scan::{Scanner, Step, Stop};
 use crate::disk::{Disk, File, How};
 use crate::error::{Error, Result};
 use crate::format::control::{self, Header, Rewind, Undo};
+use crate::format::files::FilesMove;
 use crate::format::line::{self, Line, Link, SEED_BACK, Whole, kind};
 use crate::format::{self};
 use crate::ids::{Crc, Offset, Position};
@@ -46,6 +47,17 @@ pub(crate) struct Move {
     pub(crate) to: Position,
     /// Start of the head move before it in the file; 0 for none.
     pub(crate) moved: u64,
+    /// Whether files were moved too, or alone.
+    pub(crate) files: MovedFiles,
+}
+
+/// Whether a head move moved files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MovedFiles {
+    No,
+    Too,
+    /// The conversation stayed where it was.
+    Alone,
 }
 
 /// What a head move does.
@@ -133,20 +145,34 @@ impl Transcript {
         })
     }
 
+    /// What the head move that starts at `start` did to files, if anything.
+    pub(crate) fn move_files_at(&self, start: u64) -> Result<Option<FilesMove>> {
+        self.line_at(start, |whole| Ok(files_of(whole)))
+    }
+
     /// The head move that `whole` is, if it is one.
     pub(crate) fn read_move(&self, start: u64, whole: &Whole<'_>) -> Result<Option<Move>> {
         let newer = || self.newer(start, whole.kind);
         let undo = || control::decode::<Undo>(whole.payload).ok_or_else(newer);
-        let (kind, to, moved) = match whole.kind {
+        let (kind, to, moved, files) = match whole.kind {
             kind::REWIND => {
-                let Rewind { to, moved } = control::decode(whole.payload).ok_or_else(newer)?;
-                (MoveKind::Rewind, to, moved)
+                let Rewind { to, moved, files } = control::decode(whole.payload).ok_or_else(newer)?;
+                (MoveKind::Rewind, to, moved, files)
             }
-            kind::UNDO => undo().map(|undo| (MoveKind::Undo(undo.of.get()), undo.to, undo.moved))?,
-            kind::REDO => undo().map(|redo| (MoveKind::Redo(redo.of.get()), redo.to, redo.moved))?,
+            kind::UNDO => undo().map(|undo| (MoveKind::Undo(undo.of.get()), undo.to, undo.moved, undo.files))?,
+            kind::REDO => undo().map(|redo| (MoveKind::Redo(redo.of.get()), redo.to, redo.moved, redo.files))?,
             _ => return Ok(None),
         };
-        let found = Move { kind, start, link: whole.link, to: to.into(), moved: moved.get() };
+        let files = match files {
+            None => MovedFiles::No,
+            Some(files) if !files.is_fit() => return Err(newer()),
+            Some(files) if files.alone => MovedFiles::Alone,
+            Some(_) => MovedFiles::Too,
+        };
+        let found = Move { kind, start, link: whole.link, to: to.into(), moved: moved.get(), files };
+        if files == MovedFiles::Alone && found.to.offset.get() != start {
+            return Err(self.corrupt(start, "a head move that leaves the conversation where it is leads elsewhere"));
+        }
         let (MoveKind::Undo(of) | MoveKind::Redo(of)) = kind else { return self.check_move(found, 0).map(Some) };
         self.check_move(found, of).map(Some)
     }
@@ -182,6 +208,15 @@ impl Tip {
             None => (self.records + u64::from(whole.kind == kind::DATA), self.moved),
         };
         Self { link: whole.link, records, moved }
+    }
+}
+
+/// What a head move did to files, if it is one and did anything.
+pub(crate) fn files_of(whole: &Whole<'_>) -> Option<FilesMove> {
+    match whole.kind {
+        kind::REWIND => control::decode::<Rewind>(whole.payload)?.files,
+        kind::UNDO | kind::REDO => control::decode::<Undo>(whole.payload)?.files,
+        _ => None,
     }
 }
 

@@ -41,6 +41,8 @@ pub struct GcReport {
     pub objects_moved: u64,
     /// Bytes of the packs removed.
     pub bytes_removed: u64,
+    /// Bytes that were copied out of them.
+    pub bytes_moved: u64,
 }
 
 /// A pack that nobody writes, kept so by its lock.
@@ -74,7 +76,7 @@ impl ObjectStore {
         }
         let live = self.reachable(&roots()?)?;
         report.live_objects = live.len() as u64;
-        report.objects_moved = self.rescue(&candidates, &live)?;
+        (report.objects_moved, report.bytes_moved) = self.rescue(&candidates, &live)?;
         self.sweep(&candidates, &mut report)?;
         Ok(report)
     }
@@ -147,9 +149,9 @@ impl ObjectStore {
     }
 
     /// Copies the live objects of condemned packs into packs that stay, and syncs them.
-    fn rescue(&self, candidates: &[Candidate], live: &HashSet<ObjectId>) -> Result<u64> {
+    fn rescue(&self, candidates: &[Candidate], live: &HashSet<ObjectId>) -> Result<(u64, u64)> {
         let batch = self.begin()?;
-        let mut moved = 0;
+        let (mut moved, mut bytes) = (0, 0);
         for Candidate { pack, .. } in candidates {
             let file = super::pack::open(&*self.disk, &pack.path)?;
             for entry in pack.entries().iter().filter(|entry| live.contains(&entry.id)) {
@@ -159,16 +161,17 @@ impl ObjectStore {
                 let head = super::pack::read_head(&*file, &pack.path, pack.uid, entry.at)?;
                 let FrameKind::Object(kind) = head.kind else { continue };
                 match self.get(kind, entry.id, MAX_OBJECT) {
-                    Ok(bytes) => drop(batch.put(kind, &bytes)?),
+                    Ok(content) => drop(batch.put(kind, &content)?),
                     // A torn copy after the promise: whoever put it never heard that it is stored.
                     Err(_) if pack.scanned().synced <= entry.at => continue,
                     Err(error) => return Err(error),
                 }
                 moved += 1;
+                bytes += head.frame_len();
             }
         }
         batch.sync()?;
-        Ok(moved)
+        Ok((moved, bytes))
     }
 
     /// Removes condemned packs. A pack goes before its marker, so that one that is left is still condemned.

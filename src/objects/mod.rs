@@ -32,7 +32,7 @@ use crate::error::{Error, Named, Result};
 use crate::format::pack::Coding;
 use crate::ids::{ObjectId, ObjectKind, Uid};
 
-/// Measured on sources: level 1 takes half the time of level 3 for 5 % more bytes.
+/// A first checkpoint compresses a whole workspace while its user waits, so the quickest ordinary level.
 const ZSTD_LEVEL: i32 = 1;
 
 /// Objects shorter than this are stored as they are: the frame's head is longer than what could be saved.

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::pack::{self as reading, Pack};
 use crate::disk::{Disk, File, How, LockMode};
@@ -33,6 +34,9 @@ pub(super) struct Writer {
     clean_end: u64,
     /// Whether the pack's name is on stable storage.
     named: bool,
+    /// What stood in the pack when it was taken over from another process.
+    base: Option<Arc<Pack>>,
+    /// What was appended since.
     objects: HashMap<ObjectId, u64>,
     unindexed: usize,
 }
@@ -63,6 +67,7 @@ impl Writer {
             synced: 0,
             clean_end: 0,
             named: false,
+            base: None,
             objects: HashMap::new(),
             unindexed: 0,
         })
@@ -71,7 +76,7 @@ impl Writer {
     /// Takes over a pack that another process has put down in order: nobody holds its lock, its last frame promises all
     /// that stands before it, and nothing follows. A pack that a crash ended is left as it is, since which of its
     /// last objects are referred to is not known here.
-    pub(super) fn adopt(disk: &dyn Disk, pack: &Pack) -> Result<Option<Self>> {
+    pub(super) fn adopt(disk: &dyn Disk, pack: &Arc<Pack>) -> Result<Option<Self>> {
         if pack.condemned || SEALED_LEN <= pack.scanned().end {
             return Ok(None);
         }
@@ -86,7 +91,6 @@ impl Writer {
         if !scanned.ends_with_mark || scanned.end != len || SEALED_LEN <= len {
             return Ok(None);
         }
-        let objects = pack.entries().into_iter().map(|entry| (entry.id, entry.at)).collect();
         Ok(Some(Self {
             uid: pack.uid,
             path: pack.path.clone(),
@@ -96,7 +100,8 @@ impl Writer {
             synced: scanned.synced,
             clean_end: len,
             named: true,
-            objects,
+            base: Some(Arc::clone(pack)),
+            objects: HashMap::new(),
             unindexed: pack.unindexed(),
         }))
     }
@@ -107,7 +112,11 @@ impl Writer {
     }
 
     pub(super) fn has(&self, id: &ObjectId) -> bool {
-        self.objects.contains_key(id)
+        self.find(id).is_some()
+    }
+
+    fn find(&self, id: &ObjectId) -> Option<u64> {
+        self.objects.get(id).copied().or_else(|| self.base.as_ref()?.find(id))
     }
 
     /// Adds an object. After an error the pack must be given up.
@@ -164,7 +173,7 @@ impl Writer {
 
     /// Reads an object that this process has put, flushing it first if need be.
     pub(super) fn get(&mut self, kind: ObjectKind, id: ObjectId, max_len: u64) -> Result<Option<Vec<u8>>> {
-        let Some(&at) = self.objects.get(&id) else { return Ok(None) };
+        let Some(at) = self.find(&id) else { return Ok(None) };
         if self.written <= at {
             self.flush()?;
         }
@@ -206,7 +215,9 @@ impl Writer {
     /// An index that cannot be written costs speed, nothing else.
     fn write_index(&self, disk: &dyn Disk, temp: Uid) {
         let mut entries: Vec<IndexEntry> = self.objects.iter().map(|(&id, &at)| IndexEntry { id, at }).collect();
+        entries.extend(self.base.iter().flat_map(|base| base.entries()));
         entries.sort_unstable();
+        entries.dedup_by_key(|entry| entry.id);
         let bytes = pack::encode_index(self.uid, self.clean_end, self.synced, &entries);
         let temp = self.path.with_extension(format!("{temp}.tmp"));
         let _ = reading::write_index(disk, &self.path, &temp, &bytes);

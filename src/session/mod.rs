@@ -1,11 +1,13 @@
 //! Sessions as their users see them: one writes through a [`Session`], and reads through a [`Reader`].
 
+mod files;
 mod lock;
 mod presence;
 mod reader;
 mod record;
 mod writer;
 
+pub use files::{Checkpoint, FilesMoved, FilesTarget, Scope, SessionFiles, Taken};
 pub(crate) use lock::{Lock, WriteLock};
 pub(crate) use presence::{Known, Note, Presence, marker_uid};
 pub use reader::{Followed, Follower, Reader, Records, RecordsBack};

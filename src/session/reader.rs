@@ -269,6 +269,14 @@ impl Reader {
         &self.transcript
     }
 
+    pub(super) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    pub(crate) fn view(&self) -> &View {
+        &self.view
+    }
+
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

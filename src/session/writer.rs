@@ -24,7 +24,7 @@ use crate::log::find::Finder;
 use crate::log::lineage::{Layout, View, session_dir};
 use crate::log::recover;
 use crate::log::state::{STRIDE, State};
-use crate::log::transcript::Transcript;
+use crate::log::transcript::{MovedFiles, Transcript};
 use crate::store::Store;
 
 /// Bytes between two notes in the session's marker: what a list of live sessions reads at most of each.
@@ -77,9 +77,9 @@ pub struct Session {
 /// What a handle and the store's ticker share.
 pub(crate) struct Core {
     pub(crate) store: Store,
-    key: SessionKey,
-    side: Option<SideName>,
-    transcript: Transcript,
+    pub(super) key: SessionKey,
+    pub(super) side: Option<SideName>,
+    pub(super) transcript: Transcript,
     syncer: Syncer,
     /// End of the last line that is written.
     written: AtomicU64,
@@ -95,9 +95,9 @@ pub(crate) struct Core {
 }
 
 /// What only one thread at a time may touch.
-struct Writer {
-    appender: Appender,
-    state: State,
+pub(super) struct Writer {
+    pub(super) appender: Appender,
+    pub(super) state: State,
     /// The view at the tip; its last extent has no end. Made when an id is looked up.
     view: Option<View>,
     lock: WriteLock,
@@ -404,19 +404,11 @@ impl Session {
             let left = core.transcript.position(&writer.state.tip);
             let view = core.finder().view(left)?;
             let target = core.place(writer, &view, to)?;
-            let holds = |position: &Position| {
-                view.extents.iter().any(|extent| {
-                    extent.source.uid == position.uid
-                        && extent.moved == position.moved.get()
-                        && extent.from.end <= position.offset.get()
-                        && position.offset.get() <= extent.to
-                })
-            };
-            if !holds(&target) {
+            if !view.has_place(&target) {
                 return Err(Error::not_found(Named::Position, target));
             }
             let moved = Offset(writer.state.tip.moved);
-            let payload = control::encode(&Rewind { to: target.into(), moved });
+            let payload = control::encode(&Rewind { to: target.into(), moved, files: None });
             Ok((left, core.control(writer, kind::REWIND, &payload)?))
         })?;
         core.make_durable(end)?;
@@ -428,7 +420,8 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// [`Error::NothingTo`]; else as [`Session::append`].
+    /// [`Error::NothingTo`]; [`Error::BadArgument`] when that rewind moved files too, which [`SessionFiles::undo`](super::SessionFiles::undo)
+    /// takes back; else as [`Session::append`].
     pub fn undo(&self) -> Result<Position> {
         self.take_back(kind::UNDO, |finder, newest| finder.undoable(newest))
     }
@@ -437,7 +430,7 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// [`Error::NothingTo`]; else as [`Session::append`].
+    /// As [`Session::undo`].
     pub fn redo(&self) -> Result<Position> {
         self.take_back(kind::REDO, |finder, newest| finder.redoable(newest))
     }
@@ -453,8 +446,12 @@ impl Session {
             let left = core.transcript.position(&writer.state.tip);
             let newest = writer.state.tip.moved;
             let of = which(&finder, newest)?.ok_or(Error::NothingTo { what })?;
+            if core.transcript.move_at(of)?.files != MovedFiles::No {
+                let why = format!("files were moved too; {what} with the workspace, so that they come back");
+                return Err(Error::BadArgument { why });
+            }
             let to = finder.before_move(&writer.state, of)?.into();
-            let payload = control::encode(&Undo { of: Offset(of), to, moved: Offset(newest) });
+            let payload = control::encode(&Undo { of: Offset(of), to, moved: Offset(newest), files: None });
             Ok((left, core.control(writer, what, &payload)?))
         })?;
         core.make_durable(end)?;
@@ -476,7 +473,7 @@ impl Session {
 
 impl Core {
     /// Runs `change` with the write lock held and what others have appended taken note of.
-    fn change<T>(&self, change: impl FnOnce(&mut Writer) -> Result<T>) -> Result<T> {
+    pub(super) fn change<T>(&self, change: impl FnOnce(&mut Writer) -> Result<T>) -> Result<T> {
         if !self.process.is_ours() {
             let path = self.transcript.path.clone();
             return Err(Error::Stale { path, why: "the process was forked, and locks do not come along" });
@@ -574,7 +571,7 @@ impl Core {
     }
 
     /// Writes one control record, and returns its end.
-    fn control(&self, writer: &mut Writer, kind: &'static str, payload: &[u8]) -> Result<u64> {
+    pub(super) fn control(&self, writer: &mut Writer, kind: &'static str, payload: &[u8]) -> Result<u64> {
         let promise = self.promise(writer);
         writer.appender.stage(self.store.now(), (kind, None, false), promise, |buf| {
             buf.extend_from_slice(payload);
@@ -663,7 +660,7 @@ impl Core {
         }
     }
 
-    fn place(&self, writer: &mut Writer, view: &View, at: &At) -> Result<Position> {
+    pub(super) fn place(&self, writer: &mut Writer, view: &View, at: &At) -> Result<Position> {
         let finder = self.finder();
         match at {
             At::Head => Ok(view.end),
@@ -673,7 +670,7 @@ impl Core {
         }
     }
 
-    fn finder(&self) -> Finder<'_> {
+    pub(super) fn finder(&self) -> Finder<'_> {
         Finder { disk: &**self.store.disk(), layout: self.store.layout(), transcript: &self.transcript }
     }
 
@@ -682,7 +679,7 @@ impl Core {
         if self.durability == Durability::Sync { self.sync_names() } else { Ok(()) }
     }
 
-    fn make_durable(&self, end: u64) -> Result<()> {
+    pub(super) fn make_durable(&self, end: u64) -> Result<()> {
         match self.durability {
             Durability::Sync => self.sync_to(end),
             Durability::Write | Durability::Interval(_) => Ok(()),
@@ -694,7 +691,7 @@ impl Core {
         self.sync_to(self.written.load(Ordering::Acquire))
     }
 
-    fn sync_to(&self, end: u64) -> Result<()> {
+    pub(super) fn sync_to(&self, end: u64) -> Result<()> {
         let synced = self.syncer.sync_to(end, || self.written.load(Ordering::Acquire), || self.sync_names());
         if synced.is_err() && self.syncer.has_failed() {
             self.note_poison(&self.lock());

@@ -1,19 +1,22 @@
 //! What ends sessions, and what frees the space they had.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::Store;
 use super::listing::list_dir;
 use crate::Entry;
+use crate::checkpoint::journal_roots;
 use crate::disk::{How, LockMode};
 use crate::error::{Error, Kind, Result};
 use crate::format::control::Base;
 use crate::ids::{Position, SessionKey, Uid};
 use crate::index::{Archived, Filter};
+use crate::log::files::each_record;
 use crate::log::lineage::{Layout, Lineage, session_dir};
 use crate::log::transcript::Transcript;
+use crate::objects::Root;
 use crate::session::{Presence, open_named};
 use crate::time::Timestamp;
 
@@ -39,6 +42,8 @@ pub struct Collected {
     pub bytes: u64,
     /// Deleted sessions that forks still need.
     pub kept: u64,
+    /// Packs of objects that were removed; their bytes are in `bytes`, less what was still needed of them and moved.
+    pub packs: u64,
 }
 
 /// What [`Store::reroot`] did.
@@ -153,8 +158,9 @@ impl Store {
 
     /// Frees what deleted sessions leave and no fork needs, and what a crash left half made.
     ///
-    /// Forks that are made meanwhile wait. Killed at any step, it can be run again. Cost: the first line of every transcript. With `dry_run` it only
-    /// says what it would free.
+    /// Forks that are made meanwhile wait while graves are swept. Then contents of files go that no checkpoint or rewind in any transcript needs, in an
+    /// abandoned tail either; checkpoints can be taken meanwhile. Killed at any step, it can be run again. Cost: the first line of every
+    /// transcript; two reads of all of them where there are objects. With `dry_run` it only says what it would free, objects aside.
     ///
     /// # Errors
     ///
@@ -175,7 +181,55 @@ impl Store {
             }
         }
         drop(guard);
+        if !dry_run {
+            self.collect_objects(&mut collected)?;
+        }
         Ok(collected)
+    }
+
+    /// Frees what no checkpoint, rewind or journal needs.
+    fn collect_objects(&self, collected: &mut Collected) -> Result<()> {
+        if self.disk().stat(&self.dir("objects")).is_err() {
+            return Ok(());
+        }
+        // No other gc cuts a grave while it is read.
+        let guard = self.guard(LockMode::Shared)?;
+        let done = self.objects().gc(|| self.roots())?;
+        collected.packs += done.packs_removed;
+        collected.bytes += done.bytes_removed.saturating_sub(done.bytes_moved);
+        drop(guard);
+        Ok(())
+    }
+
+    /// Everything that a transcript or journal refers to, whatever view it is in.
+    fn roots(&self) -> Result<Vec<Root>> {
+        let disk = &**self.disk();
+        let mut roots = HashSet::new();
+        for project in list_dir(disk, &self.dir("projects"))? {
+            for session in list_dir(disk, &project)? {
+                self.roots_of(&session, &mut roots)?;
+            }
+        }
+        // Last, so that a session that is deleted meanwhile is found in one of its places.
+        for grave in list_dir(disk, &self.dir("graves"))? {
+            self.roots_of(&grave, &mut roots)?;
+        }
+        roots.extend(journal_roots(disk, &self.journals())?);
+        Ok(roots.into_iter().collect())
+    }
+
+    fn roots_of(&self, session: &Path, roots: &mut HashSet<Root>) -> Result<()> {
+        let disk = &**self.disk();
+        let copies = list_dir(disk, &session.join("lineage"))?;
+        let copies = copies.into_iter().filter(|path| path.extension().is_some_and(|ending| ending == "jsonl"));
+        for path in transcripts(disk, session)?.into_iter().chain(copies) {
+            let Some(found) = Transcript::open(disk, &path, How::Read)? else { continue };
+            each_record(&found, found.first, |record| {
+                roots.extend(record.entries().into_iter().map(Root::Entry));
+                Ok(())
+            })?;
+        }
+        Ok(())
     }
 
     /// The transcripts in graves, by uid.

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::checkpoint::Files;
 use crate::digest::Digest;
 use crate::disk::{Disk, How};
 use crate::error::{Error, Named, Result};
@@ -21,8 +22,10 @@ use crate::ids::{Offset, SessionKey, SideName, Uid};
 use crate::index::Index;
 use crate::log::lineage::Layout;
 use crate::log::recover::{make_dir, make_dirs};
+use crate::objects::{NewUid, ObjectStore};
 use crate::session::{Durability, OpenOptions, Reader, Session};
 use crate::time::{Env, Timestamp};
+use crate::workspace::{ScanOptions, Stamp, Workspace};
 
 pub use admin::{Cleaned, Collected, Rerooted};
 pub use create::NewSession;
@@ -44,6 +47,8 @@ struct Inner {
     digest: Arc<dyn Digest>,
     layout: Layout,
     index: Index,
+    objects: Arc<ObjectStore>,
+    new_uid: NewUid,
     durability: Durability,
     max_line: u64,
     ticker: tick::Ticker,
@@ -73,12 +78,17 @@ impl Store {
         if made {
             index.rebuild(options.env.random(), [])?;
         }
+        let env = options.env.clone();
+        let new_uid: NewUid = Arc::new(move || Uid::from_bytes(env.random()));
+        let objects = Arc::new(ObjectStore::open(disk.clone(), &root.join("objects"), new_uid.clone()));
         let inner = Inner {
             disk,
             env: options.env,
             digest: options.digest,
             layout: Layout { root },
             index,
+            objects,
+            new_uid,
             durability: options.durability,
             max_line: options.max_line,
             ticker: tick::Ticker::default(),
@@ -158,6 +168,34 @@ impl Store {
 
     pub(crate) fn index(&self) -> &Index {
         &self.inner.index
+    }
+
+    /// The contents of files that checkpoints refer to.
+    #[must_use]
+    pub fn objects(&self) -> &Arc<ObjectStore> {
+        &self.inner.objects
+    }
+
+    /// `STORE/journals`.
+    pub(crate) fn journals(&self) -> PathBuf {
+        self.dir("journals")
+    }
+
+    /// What is known about the files of `workspace`. Touches nothing.
+    pub(crate) fn workspace_files(&self, workspace: Arc<dyn Workspace>, scan: ScanOptions) -> Files {
+        let inner = &*self.inner;
+        let env = inner.env.clone();
+        let now = Arc::new(move || {
+            let ms = env.now().as_millis();
+            let nanos = u32::try_from(ms.rem_euclid(1000)).unwrap_or_default() * 1_000_000;
+            Stamp { seconds: ms.div_euclid(1000), nanos }
+        });
+        let (disk, objects) = (inner.disk.clone(), inner.objects.clone());
+        Files::new(disk, &self.journals(), objects, workspace, scan, inner.new_uid.clone(), now)
+    }
+
+    pub(crate) fn new_uid(&self) -> Uid {
+        (self.inner.new_uid)()
     }
 
     pub(crate) fn durability(&self) -> Durability {

@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use forklog::Uid;
 use forklog::disk::{DirEntry, Disk, File, How, LockMode, Mapped, OsDisk, Stat, Watch};
 use forklog::objects::{NewUid, ObjectStore};
+#[cfg(unix)]
+use forklog::workspace::{Content, Meta, OsWorkspace, RelPath, Workspace};
 
 /// Uids that never repeat within a test process.
 pub fn new_uids() -> NewUid {
@@ -153,5 +155,71 @@ impl File for FusedFile {
 
     fn map(&self) -> io::Result<Mapped> {
         self.file.map()
+    }
+}
+
+/// The real workspace behind a fuse.
+#[cfg(unix)]
+#[derive(Debug)]
+pub struct FusedWorkspace {
+    pub workspace: OsWorkspace,
+    pub fuse: Fuse,
+}
+
+#[cfg(unix)]
+impl Workspace for FusedWorkspace {
+    fn root(&self) -> &Path {
+        self.workspace.root()
+    }
+    fn list(&self, dir: &RelPath) -> io::Result<Vec<(Vec<u8>, io::Result<Meta>)>> {
+        self.workspace.list(dir)
+    }
+    fn meta(&self, path: &RelPath) -> io::Result<Meta> {
+        self.workspace.meta(path)
+    }
+    fn read(&self, path: &RelPath, max_len: u64) -> io::Result<Content> {
+        self.workspace.read(path, max_len)
+    }
+    fn read_link(&self, path: &RelPath) -> io::Result<Vec<u8>> {
+        self.workspace.read_link(path)
+    }
+    fn create_dir(&self, path: &RelPath, mode: u16) -> io::Result<()> {
+        self.fuse.burn()?;
+        self.workspace.create_dir(path, mode)
+    }
+    fn remove_dir(&self, path: &RelPath) -> io::Result<()> {
+        self.fuse.burn()?;
+        self.workspace.remove_dir(path)
+    }
+    fn write_new(&self, path: &RelPath, bytes: &[u8], mode: u16) -> io::Result<()> {
+        if self.fuse.burn()? {
+            self.workspace.write_new(path, &bytes[..bytes.len() / 2], 0o600)?;
+            self.fuse.burn()?;
+        }
+        self.workspace.write_new(path, bytes, mode)
+    }
+    fn create_link(&self, path: &RelPath, target: &[u8]) -> io::Result<()> {
+        self.fuse.burn()?;
+        self.workspace.create_link(path, target)
+    }
+    fn rename(&self, from: &RelPath, to: &RelPath) -> io::Result<()> {
+        self.fuse.burn()?;
+        self.workspace.rename(from, to)
+    }
+    fn exchange(&self, one: &RelPath, other: &RelPath) -> io::Result<()> {
+        self.fuse.burn()?;
+        self.workspace.exchange(one, other)
+    }
+    fn remove_file(&self, path: &RelPath) -> io::Result<()> {
+        self.fuse.burn()?;
+        self.workspace.remove_file(path)
+    }
+    fn set_mode(&self, path: &RelPath, mode: u16) -> io::Result<()> {
+        self.fuse.burn()?;
+        self.workspace.set_mode(path, mode)
+    }
+    fn sync(&self, changed: &[RelPath]) -> io::Result<()> {
+        self.fuse.burn()?;
+        self.workspace.sync(changed)
     }
 }

@@ -5,7 +5,8 @@ use forklog::{Position, SessionKey, Store};
 /// The lines of the page's worked example.
 fn example() -> String {
     let page = include_str!("../../FORMAT.md");
-    let section = page.split("## 13. A worked example").nth(1).expect("section 13");
+    let section =
+        page.split("## 13. A worked example").nth(1).and_then(|rest| rest.split("\n## ").next()).expect("section 13");
     section.lines().filter_map(|line| line.strip_prefix("    ")).map(|line| format!("{line}\n")).collect()
 }
 
@@ -57,6 +58,7 @@ fn the_page_names_every_kind_limit_and_file_that_the_code_knows() {
         "`rewind`",
         "`undo`",
         "`redo`",
+        "`checkpoint`",
         "`repair`",
         "`xclose`",
         "`store`",

@@ -1,0 +1,577 @@
+//! What a session promises about files: they go back, and forth again, together with the conversation.
+#![cfg(unix)]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::{Fuse, FusedDisk, FusedWorkspace};
+use forklog::checkpoint::{PlanOptions, pending};
+use forklog::disk::OsDisk;
+use forklog::workspace::{OsWorkspace, RelPath, ScanOptions};
+use forklog::{
+    At, Error, FilesTarget, NewSession, OpenOptions, Reader, Scope, Seq, Session, SessionFiles, SessionKey, Sharing,
+    Store,
+};
+
+struct Place {
+    dir: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a place");
+        fs::create_dir(dir.path().join("work")).expect("made");
+        Self { dir }
+    }
+
+    fn work(&self) -> PathBuf {
+        self.dir.path().join("work")
+    }
+
+    fn store(&self) -> Store {
+        Store::open(self.dir.path().join("store")).expect("a store")
+    }
+
+    fn write(&self, path: &str, content: &str) {
+        let path = self.work().join(path);
+        fs::create_dir_all(path.parent().expect("below the root")).expect("made");
+        fs::write(path, content).expect("written");
+    }
+
+    fn read(&self, path: &str) -> String {
+        fs::read_to_string(self.work().join(path)).unwrap_or_else(|_| "-".to_owned())
+    }
+
+    fn image(&self) -> BTreeMap<PathBuf, Vec<u8>> {
+        let mut image = BTreeMap::new();
+        let mut dirs = vec![self.work()];
+        while let Some(dir) = dirs.pop() {
+            for entry in fs::read_dir(dir).expect("listed") {
+                let path = entry.expect("read").path();
+                if path.is_dir() {
+                    dirs.push(path);
+                } else {
+                    let content = fs::read(&path).expect("read");
+                    image.insert(path, content);
+                }
+            }
+        }
+        image
+    }
+}
+
+fn key(id: &str) -> SessionKey {
+    SessionKey::new("p", id).expect("legal")
+}
+
+fn path(text: &str) -> RelPath {
+    RelPath::new(text).expect("fit")
+}
+
+fn texts(reader: &Reader) -> Vec<String> {
+    reader.records().map(|record| String::from_utf8(record.expect("readable").payload).expect("text")).collect()
+}
+
+fn conversation(store: &Store, id: &str) -> Vec<String> {
+    texts(&store.read(&key(id)).expect("readable"))
+}
+
+fn seq(n: u64) -> FilesTarget {
+    FilesTarget::At(At::Seq(Seq::new(n)))
+}
+
+fn normal() -> PlanOptions {
+    PlanOptions::default()
+}
+
+fn forced() -> PlanOptions {
+    PlanOptions { force: true, ..PlanOptions::default() }
+}
+
+/// Turn `n`: a message, then what a shell command does to files, then a checkpoint.
+fn turn(place: &Place, session: &Session, files: &SessionFiles<'_>, n: u32) {
+    session.append(&n).expect("appended");
+    place.write("always", &format!("in turn {n}\n"));
+    place.write(&format!("new/{n}"), "made");
+    let _ = fs::remove_file(place.work().join(format!("new/{}", n.wrapping_sub(2))));
+    files.checkpoint(Some(&format!("turn {n}"))).expect("taken");
+}
+
+#[test]
+fn conversation_and_files_go_back_together_and_forth_again_step_by_step() {
+    let place = Place::new();
+    let store = place.store();
+    let session = store.create(NewSession::named(key("a"))).expect("created");
+    let files = session.files(place.work()).expect("opened");
+    let mut images = Vec::new();
+    for n in 0..4 {
+        turn(&place, &session, &files, n);
+        images.push(place.image());
+    }
+    let all = conversation(&store, "a");
+    assert_eq!(all, ["0", "1", "2", "3"]);
+    let moved = files.rewind(&seq(2), Scope::Both, &normal()).expect("rewound");
+    assert!(moved.plan.is_some_and(|plan| plan.can_rewind));
+    assert_eq!((conversation(&store, "a").len(), place.image()), (3, images[2].clone()));
+    files.rewind(&seq(0), Scope::Both, &normal()).expect("rewound");
+    assert_eq!((conversation(&store, "a").len(), place.image()), (1, images[0].clone()));
+    let labels: Vec<_> =
+        store.read(&key("a")).expect("ok").checkpoints().expect("listed").into_iter().filter_map(|c| c.label).collect();
+    assert_eq!(labels, ["turn 0"]);
+    files.undo(&normal()).expect("undone");
+    assert_eq!((conversation(&store, "a").len(), place.image()), (3, images[2].clone()));
+    files.undo(&normal()).expect("undone");
+    assert_eq!((conversation(&store, "a"), place.image()), (all.clone(), images[3].clone()));
+    assert!(matches!(files.undo(&normal()), Err(Error::NothingTo { .. })));
+    files.redo(&normal()).expect("redone");
+    files.redo(&normal()).expect("redone");
+    assert_eq!((conversation(&store, "a").len(), place.image()), (1, images[0].clone()));
+    files.undo(&normal()).expect("undone");
+    files.undo(&normal()).expect("undone");
+    assert_eq!((conversation(&store, "a"), place.image()), (all, images[3].clone()));
+    session.close().expect("closed");
+    assert!(store.verify(None, |_| {}).expect("verified").is_sound());
+}
+
+#[test]
+fn files_alone_go_back_while_the_conversation_goes_on() {
+    let place = Place::new();
+    let store = place.store();
+    let session = store.create(NewSession::named(key("a"))).expect("created");
+    let files = session.files(place.work()).expect("opened");
+    (0..3).for_each(|n| turn(&place, &session, &files, n));
+    let last = place.image();
+    let id = store.read(&key("a")).expect("ok").checkpoints().expect("listed")[0].id;
+    files.rewind(&FilesTarget::Checkpoint(id), Scope::Files, &normal()).expect("rewound");
+    assert_eq!(place.read("always"), "in turn 0\n");
+    session.append("and on").expect("appended");
+    assert_eq!(conversation(&store, "a").len(), 4);
+    assert_eq!(session.undo_workspace().expect("known"), Some(fs::canonicalize(place.work()).expect("there")));
+    assert!(matches!(session.undo(), Err(Error::BadArgument { .. })), "it would leave the files behind");
+    files.undo(&normal()).expect("undone");
+    assert_eq!((conversation(&store, "a").len(), place.image()), (4, last));
+    files.redo(&normal()).expect("redone");
+    assert_eq!((conversation(&store, "a").len(), place.read("always")), (4, "in turn 0\n".to_owned()));
+    // A rewind of the conversation alone, in between, is undone alone.
+    session.rewind(&At::Seq(Seq::new(1))).expect("rewound");
+    assert!(files.undo(&normal()).expect("undone").plan.is_none());
+    assert_eq!(conversation(&store, "a").len(), 4);
+}
+
+#[test]
+fn a_users_edit_is_kept_unless_forced_and_even_then_comes_back() {
+    let place = Place::new();
+    let store = place.store();
+    let session = store.create(NewSession::named(key("a"))).expect("created");
+    let files = session.files(place.work()).expect("opened");
+    (0..2).for_each(|n| turn(&place, &session, &files, n));
+    place.write("always", "the user's own\n");
+    let plan = files.plan(&seq(0), &normal()).expect("planned");
+    assert_eq!(plan.conflicts.iter().map(|found| found.path.to_string()).collect::<Vec<_>>(), ["always"]);
+    files.rewind(&seq(0), Scope::Files, &normal()).expect("rewound");
+    assert_eq!((place.read("always"), place.read("new/1")), ("the user's own\n".to_owned(), "-".to_owned()));
+    files.undo(&normal()).expect("undone");
+    files.rewind(&seq(0), Scope::Both, &forced()).expect("rewound");
+    assert_eq!(place.read("always"), "in turn 0\n");
+    files.undo(&normal()).expect("undone");
+    assert_eq!((place.read("always"), place.read("new/1")), ("the user's own\n".to_owned(), "made".to_owned()));
+    assert_eq!(conversation(&store, "a").len(), 2);
+}
+
+#[test]
+fn tracked_paths_go_back_to_what_they_were_before_the_edit() {
+    let place = Place::new();
+    let store = place.store();
+    place.write("a", "zero");
+    place.write("other", "untouched");
+    let session = store.create(NewSession::named(key("a"))).expect("created");
+    let files = session.files(place.work()).expect("opened");
+    session.append("m0").expect("appended");
+    let edit = |name: &str, content: &str| {
+        files.track(&[path(name)]).expect("tracked");
+        place.write(name, content);
+        files.track(&[path(name)]).expect("tracked");
+    };
+    edit("a", "one");
+    edit("fresh", "new");
+    session.append("m1").expect("appended");
+    edit("a", "two");
+    place.write("other", "somebody else's");
+    files.rewind(&seq(1), Scope::Both, &normal()).expect("rewound");
+    assert_eq!((place.read("a"), place.read("fresh")), ("one".to_owned(), "new".to_owned()));
+    session.append("m2").expect("appended");
+    edit("a", "three");
+    files.rewind(&seq(0), Scope::Both, &normal()).expect("rewound");
+    assert_eq!((place.read("a"), place.read("fresh")), ("zero".to_owned(), "-".to_owned()));
+    assert_eq!(conversation(&store, "a"), ["\"m0\""]);
+    files.undo(&normal()).expect("undone");
+    assert_eq!((place.read("a"), place.read("fresh")), ("three".to_owned(), "new".to_owned()));
+    files.undo(&normal()).expect("undone");
+    assert_eq!(place.read("a"), "two");
+    assert_eq!(place.read("other"), "somebody else's");
+}
+
+#[test]
+fn two_sessions_in_one_directory_touch_only_what_each_changed() {
+    let place = Place::new();
+    let store = place.store();
+    for name in ["mine", "yours", "both"] {
+        place.write(name, "at first");
+    }
+    let one = store.create(NewSession::named(key("one"))).expect("created");
+    let other = store.create(NewSession::named(key("other"))).expect("created");
+    let (one_files, other_files) =
+        (one.files(place.work()).expect("opened"), other.files(place.work()).expect("opened"));
+    one.append("m").expect("appended");
+    other.append("m").expect("appended");
+    let edit = |files: &SessionFiles<'_>, name: &str, content: &str| {
+        files.track(&[path(name)]).expect("tracked");
+        place.write(name, content);
+        files.track(&[path(name)]).expect("tracked");
+    };
+    edit(&one_files, "mine", "one's");
+    edit(&one_files, "both", "one's");
+    edit(&other_files, "yours", "other's");
+    edit(&other_files, "both", "other's");
+    let moved = one_files.rewind(&seq(0), Scope::Both, &normal()).expect("rewound");
+    let plan = moved.plan.expect("of files");
+    assert_eq!(plan.conflicts.iter().map(|found| found.path.to_string()).collect::<Vec<_>>(), ["both"]);
+    assert_eq!([place.read("mine"), place.read("yours"), place.read("both")], ["at first", "other's", "other's"]);
+    other_files.rewind(&seq(0), Scope::Both, &normal()).expect("rewound");
+    assert_eq!([place.read("mine"), place.read("yours"), place.read("both")], ["at first", "at first", "one's"]);
+    one_files.undo(&normal()).expect("undone");
+    assert_eq!([place.read("mine"), place.read("yours"), place.read("both")], ["one's", "at first", "one's"]);
+}
+
+#[test]
+fn a_fork_inherits_checkpoints_and_outlives_its_parent() {
+    let place = Place::new();
+    let store = place.store();
+    let session = store.create(NewSession::named(key("a"))).expect("created");
+    let mut images = Vec::new();
+    {
+        let files = session.files(place.work()).expect("opened");
+        place.write("tracked/x", "before");
+        for n in 0..3 {
+            turn(&place, &session, &files, n);
+            images.push(place.image());
+        }
+    }
+    session.close().expect("closed");
+    let fork = store.fork(&key("a"), &At::Seq(Seq::new(1)), NewSession::named(key("b"))).expect("forked");
+    fork.append("b").expect("appended");
+    store.delete(&key("a")).expect("deleted");
+    let before = store.gc(false).expect("collected");
+    assert_eq!(before.kept, 1, "the fork needs the grave");
+    let files = fork.files(place.work()).expect("opened");
+    let checkpoints = store.read(&key("b")).expect("ok").checkpoints().expect("listed");
+    let labels: Vec<_> = checkpoints.iter().filter_map(|found| found.label.as_deref()).collect();
+    assert!(labels.starts_with(&["turn 0"]), "{labels:?}");
+    // What the parent did after the fork is not the fork's own: a conflict.
+    let plan = files.plan(&seq(0), &normal()).expect("planned");
+    assert!(!plan.can_rewind);
+    files.rewind(&seq(0), Scope::Both, &forced()).expect("rewound");
+    assert_eq!(place.image(), images[0]);
+    files.undo(&normal()).expect("undone");
+    assert_eq!(place.image(), images[2]);
+    assert_eq!(conversation(&store, "b"), ["0", "1", "\"b\""]);
+}
+
+#[test]
+fn a_fork_knows_what_files_were_at_its_base_though_the_parent_goes() {
+    let place = Place::new();
+    let store = place.store();
+    place.write("a", "zero");
+    let parent = store.create(NewSession::named(key("a"))).expect("created");
+    {
+        let files = parent.files(place.work()).expect("opened");
+        parent.append("m0").expect("appended");
+        files.track(&[path("a")]).expect("tracked");
+        place.write("a", "one");
+        files.track(&[path("a")]).expect("tracked");
+    }
+    parent.close().expect("closed");
+    let fork = store.fork(&key("a"), &At::Seq(Seq::new(0)), NewSession::named(key("b"))).expect("forked");
+    let files = fork.files(place.work()).expect("opened");
+    files.track(&[path("b")]).expect("tracked");
+    store.delete(&key("a")).expect("deleted");
+    store.gc(false).expect("collected");
+    files.rewind(&seq(0), Scope::Both, &forced()).expect("rewound");
+    assert_eq!(place.read("a"), "zero");
+    files.undo(&normal()).expect("undone");
+    assert_eq!(place.read("a"), "one");
+}
+
+#[test]
+fn gc_keeps_what_undo_needs_and_frees_what_nothing_does() {
+    let place = Place::new();
+    let store = place.store();
+    let gone = store.create(NewSession::named(key("gone"))).expect("created");
+    {
+        let files = gone.files(place.work()).expect("opened");
+        let mut state = 1u64;
+        let noise: String = (0..200_000)
+            .map(|_| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                char::from(b'!' + state.to_be_bytes()[0] % 90)
+            })
+            .collect();
+        place.write("big", &noise);
+        gone.append("m").expect("appended");
+        files.checkpoint(None).expect("taken");
+        fs::remove_file(place.work().join("big")).expect("removed");
+    }
+    gone.close().expect("closed");
+    let session = store.create(NewSession::named(key("a"))).expect("created");
+    let files = session.files(place.work()).expect("opened");
+    (0..3).for_each(|n| turn(&place, &session, &files, n));
+    place.write("always", "the user's\n");
+    let last = place.image();
+    files.rewind(&seq(0), Scope::Both, &forced()).expect("rewound");
+    session.append("on").expect("appended");
+    drop(files);
+    session.close().expect("closed");
+    drop(store);
+    let store = place.store();
+    store.delete(&key("gone")).expect("deleted");
+    let collected = store.gc(false).expect("collected");
+    assert!(collected.packs > 0 && collected.bytes > 100_000, "{collected:?}");
+    assert!(store.objects().verify().expect("read").is_empty());
+    let session = store.session(&key("a")).expect("opened");
+    session.files(place.work()).expect("opened").undo(&normal()).expect("undone");
+    assert_eq!(place.image(), last);
+}
+
+/// Kills `step` after every number of calls that change anything, and looks at what the next one finds.
+fn kill_everywhere(step: impl Fn(&SessionFiles<'_>) -> forklog::Result<()>, before: u64, after: u64) -> (u32, u32) {
+    let (mut done, mut undone) = (0, 0);
+    for calls in 0.. {
+        let place = Place::new();
+        let images = {
+            let store = place.store();
+            let session = store.create(NewSession::named(key("a"))).expect("created");
+            let files = session.files(place.work()).expect("opened");
+            let mut images = Vec::new();
+            for n in 0..3 {
+                turn(&place, &session, &files, n);
+                images.push(place.image());
+            }
+            if before < 3 {
+                files.rewind(&seq(before - 1), Scope::Both, &normal()).expect("rewound");
+            }
+            images
+        };
+        let fuse = Fuse::after(calls);
+        let disk = Arc::new(FusedDisk { fuse: fuse.clone() });
+        let store = Store::options().disk(disk).existing().open(place.dir.path().join("store")).expect("opens");
+        let workspace =
+            FusedWorkspace { workspace: OsWorkspace::open(&place.work()).expect("opened"), fuse: fuse.clone() };
+        let result = store.session(&key("a")).and_then(|session| {
+            let files = session.files_of(Arc::new(workspace), ScanOptions::default())?;
+            step(&files)
+        });
+        drop(store);
+        let store = place.store();
+        store.gc(false).expect("collected");
+        let session = store.session(&key("a")).expect("the conversation opens all the same");
+        let files = session.files(place.work()).expect("carried on");
+        let len = conversation(&store, "a").len() as u64;
+        assert!(len == before || len == after, "{len} records after {calls} calls");
+        assert_eq!(
+            place.image(),
+            images[usize::try_from(len).expect("few") - 1],
+            "files and conversation agree after {calls} calls"
+        );
+        assert!(pending(&OsDisk, &place.dir.path().join("store/journals")).expect("listed").is_empty());
+        if len == after {
+            done += 1
+        } else {
+            undone += 1
+        }
+        if result.is_ok() {
+            assert_eq!(len, after, "what was acknowledged stays");
+        }
+        // The way back and forth is still open.
+        if len == after {
+            let back = if before > after { files.undo(&normal()) } else { files.redo(&normal()) };
+            back.expect("goes back");
+            assert_eq!(place.image(), images[usize::try_from(before).expect("few") - 1]);
+        }
+        drop(files);
+        session.close().expect("closed");
+        assert!(store.verify(None, |_| {}).expect("verified").is_sound());
+        if !fuse.blown() {
+            break;
+        }
+    }
+    (done, undone)
+}
+
+#[test]
+fn a_rewind_of_both_that_is_killed_anywhere_is_whole() {
+    let rewind = |files: &SessionFiles<'_>| files.rewind(&seq(0), Scope::Both, &normal()).map(drop);
+    let (done, undone) = kill_everywhere(rewind, 3, 1);
+    assert!(done > 10 && undone > 10, "{done} {undone}");
+    println!("rewind killed at {} places: {done} carried on, {undone} as before", done + undone - 1);
+}
+
+#[test]
+fn an_undo_that_is_killed_anywhere_is_whole() {
+    let undo = |files: &SessionFiles<'_>| files.undo(&normal()).map(drop);
+    let (done, undone) = kill_everywhere(undo, 1, 3);
+    assert!(done > 10 && undone > 10, "{done} {undone}");
+    println!("undo killed at {} places: {done} carried on, {undone} as before", done + undone - 1);
+}
+
+#[test]
+fn a_checkpoint_is_there_wholly_or_not_at_all_wherever_it_is_killed() {
+    let mut kept = 0;
+    for calls in 0.. {
+        let place = Place::new();
+        {
+            let store = place.store();
+            let session = store.create(NewSession::named(key("a"))).expect("created");
+            turn(&place, &session, &session.files(place.work()).expect("opened"), 0);
+            session.append("next").expect("appended");
+        }
+        place.write("always", "changed\n");
+        let fuse = Fuse::after(calls);
+        let disk = Arc::new(FusedDisk { fuse: fuse.clone() });
+        let store = Store::options().disk(disk).existing().open(place.dir.path().join("store")).expect("opens");
+        let result =
+            store.session(&key("a")).and_then(|session| session.files(place.work())?.checkpoint(Some("second")));
+        drop(store);
+        let store = place.store();
+        store.gc(false).expect("collected");
+        let found = store.read(&key("a")).expect("readable").checkpoints().expect("listed");
+        let session = store.session(&key("a")).expect("opened");
+        let files = session.files(place.work()).expect("opened");
+        place.write("always", "lost unless checkpointed\n");
+        files.checkpoint(None).expect("taken");
+        if let Some(second) = found.iter().find(|found| found.label.is_some() && found.seq == Some(Seq::new(1))) {
+            kept += 1;
+            files.rewind(&FilesTarget::Checkpoint(second.id), Scope::Both, &normal()).expect("rewound");
+            assert_eq!(place.read("always"), "changed\n", "after {calls} calls");
+        } else {
+            assert!(result.is_err(), "what was acknowledged stays, after {calls} calls");
+        }
+        if !fuse.blown() {
+            break;
+        }
+    }
+    assert!(kept > 0);
+}
+
+const ROLE: &str = "FORKLOG_TEST_CHILD";
+
+/// Not a test of its own: the process that [`real_processes_are_killed`] kills.
+#[test]
+fn child() {
+    let Ok(dir) = std::env::var(ROLE) else { return };
+    let store = Store::open(Path::new(&dir).join("store")).expect("a store");
+    let options = OpenOptions { wait: Duration::from_secs(5), ..OpenOptions::default() };
+    let session = store.session_with(&key("a"), options).expect("opened");
+    let files = session.files(Path::new(&dir).join("work")).expect("opened");
+    println!("begun");
+    loop {
+        files.rewind(&seq(0), Scope::Both, &normal()).expect("rewound");
+        files.undo(&normal()).expect("undone");
+    }
+}
+
+#[test]
+fn real_processes_are_killed() {
+    let place = Place::new();
+    let store = place.store();
+    let mut images = Vec::new();
+    {
+        let session = store.create(NewSession::named(key("a"))).expect("created");
+        let files = session.files(place.work()).expect("opened");
+        for n in 0..2 {
+            for file in 0..40 {
+                place.write(&format!("src/{file}"), &format!("turn {n}\n").repeat(file * 10 + 1));
+            }
+            turn(&place, &session, &files, n);
+            images.push(place.image());
+        }
+    }
+    let mut ends = [0, 0];
+    for round in 0..12u64 {
+        let mut child = Command::new(std::env::current_exe().expect("known"))
+            .args(["--exact", "child", "--nocapture"])
+            .env(ROLE, place.dir.path())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("spawned");
+        let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+        while lines.next().is_some_and(|line| line.is_ok_and(|line| !line.contains("begun"))) {}
+        std::thread::sleep(Duration::from_micros(3_000 + round * 1_700));
+        child.kill().expect("killed");
+        child.wait().expect("ended");
+        let options =
+            OpenOptions { sharing: Sharing::Exclusive, wait: Duration::from_secs(5), ..OpenOptions::default() };
+        let session = store.session_with(&key("a"), options).expect("opened");
+        let files = session.files(place.work()).expect("carried on");
+        let len = conversation(&store, "a").len();
+        assert_eq!(place.image(), images[len - 1], "files and conversation agree in round {round}");
+        ends[len - 1] += 1;
+        if len == 1 {
+            files.undo(&normal()).expect("undone");
+            assert_eq!(place.image(), images[1]);
+        }
+    }
+    println!("killed 12 processes: {} ended before, {} after", ends[1], ends[0]);
+}
+
+#[test]
+fn a_hundred_checkpoints_take_little_more_than_their_contents() {
+    let place = Place::new();
+    let store = place.store();
+    let session = store.create(NewSession::named(key("a"))).expect("created");
+    let files = session.files(place.work()).expect("opened");
+    let mut distinct = 0;
+    let mut seed = 7u64;
+    let mut text = |len: usize| {
+        let mut out = String::new();
+        while out.len() < len {
+            seed ^= seed << 13;
+            seed ^= seed >> 7;
+            seed ^= seed << 17;
+            out.push_str(
+                ["let ", "fn ", "self.", "value", "(", ") ", "{\n", "}\n"][usize::try_from(seed % 8).expect("few")],
+            );
+            if seed.is_multiple_of(3) {
+                out.push_str(&format!("name_{:x} ", seed >> 44));
+            }
+        }
+        out
+    };
+    let mut put = |name: String| {
+        let content = text(8_000);
+        distinct += zstd::bulk::compress(content.as_bytes(), 1).expect("compressed").len() as u64;
+        place.write(&name, &content);
+    };
+    for n in 0..500 {
+        put(format!("d{}/f{n}", n % 25));
+    }
+    files.checkpoint(None).expect("taken");
+    for turn in 0..100 {
+        for n in 0..10 {
+            let n = (turn * 37 + n * 53) % 500;
+            put(format!("d{}/f{n}", n % 25));
+        }
+        session.append(&turn).expect("appended");
+        files.checkpoint(None).expect("taken");
+    }
+    let packs = fs::read_dir(place.dir.path().join("store/objects")).expect("listed");
+    let stored: u64 = packs.map(|entry| entry.expect("read").metadata().expect("there").len()).sum();
+    println!("100 checkpoints: {stored} bytes for {distinct} compressed: {:.3}", stored as f64 / distinct as f64);
+    assert!(stored * 10 <= distinct * 13, "{stored} bytes for {distinct}");
+}
