@@ -408,6 +408,7 @@ fn kill_everywhere(step: impl Fn(&SessionFiles<'_>) -> forklog::Result<()>, befo
         session.close().expect("closed");
         assert!(store.verify(None, |_| {}).expect("verified").is_sound());
         if !fuse.blown() {
+            result.expect("nothing stood in its way");
             break;
         }
     }

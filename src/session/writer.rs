@@ -717,8 +717,12 @@ impl Core {
             return Ok(());
         }
         let closed = self.try_close();
+        let mut writer = self.lock();
         // Dropping the share without removing the marker leaves the session to be looked at by lists, and to whoever opens it next.
-        self.lock().presence = None;
+        writer.presence = None;
+        // Closing the file would not do while a child that was just forked, and has yet to run its program, holds a copy of it.
+        writer.lock.release();
+        drop(writer);
         closed
     }
 
