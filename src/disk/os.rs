@@ -80,7 +80,13 @@ impl Disk for OsDisk {
     }
 
     fn watch(&self, path: &Path) -> io::Result<Box<dyn Watch>> {
-        Ok(Box::new(Polling { path: path.to_owned(), last: None }))
+        let polling = Polling { path: path.to_owned(), last: None };
+        // There may be no more watches to be had, which is no reason not to follow a file.
+        #[cfg(target_os = "linux")]
+        if let Ok(events) = notify::Events::of(path) {
+            return Ok(Box::new(notify::Notified { events, polling }));
+        }
+        Ok(Box::new(polling))
     }
 }
 
@@ -179,18 +185,91 @@ struct Polling {
     last: Option<u64>,
 }
 
-impl Watch for Polling {
-    fn wait(&mut self, timeout: Duration) -> io::Result<()> {
-        const STEP: Duration = Duration::from_millis(20);
+impl Polling {
+    /// Looks at the length every `step`, which `sleep` passes; that may return early and say so.
+    fn wait_by(
+        &mut self,
+        timeout: Duration,
+        step: Duration,
+        mut sleep: impl FnMut(Duration) -> io::Result<bool>,
+    ) -> io::Result<()> {
         let mut left = timeout;
         loop {
             let len = fs::metadata(&self.path)?.len();
             if self.last.replace(len).is_some_and(|last| last != len) || left.is_zero() {
                 return Ok(());
             }
-            let step = STEP.min(left);
-            thread::sleep(step);
+            let step = step.min(left);
+            if sleep(step)? {
+                return Ok(());
+            }
             left -= step;
+        }
+    }
+}
+
+impl Watch for Polling {
+    fn wait(&mut self, timeout: Duration) -> io::Result<()> {
+        self.wait_by(timeout, Duration::from_millis(20), |step| {
+            thread::sleep(step);
+            Ok(false)
+        })
+    }
+}
+
+/// Wakes at once when the kernel tells of a change.
+#[cfg(target_os = "linux")]
+mod notify {
+    use std::io;
+    use std::os::fd::OwnedFd;
+    use std::path::Path;
+    use std::time::Duration;
+
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
+
+    use super::super::Watch;
+    use super::Polling;
+
+    /// Changes of one file.
+    #[derive(Debug)]
+    pub(super) struct Events(OwnedFd);
+
+    /// Looks at the length now and then as well, since a network file system tells nothing of what others write.
+    #[derive(Debug)]
+    pub(super) struct Notified {
+        pub(super) events: Events,
+        pub(super) polling: Polling,
+    }
+
+    impl Events {
+        pub(super) fn of(path: &Path) -> io::Result<Self> {
+            let events = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
+            inotify::add_watch(&events, path, WatchFlags::MODIFY | WatchFlags::MOVE_SELF | WatchFlags::DELETE_SELF)?;
+            Ok(Self(events))
+        }
+
+        /// Waits for an event, and says whether there was one.
+        fn wait(&self, timeout: Duration) -> io::Result<bool> {
+            let timeout = Timespec {
+                tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
+                tv_nsec: timeout.subsec_nanos().into(),
+            };
+            match poll(&mut [PollFd::new(&self.0, PollFlags::IN)], Some(&timeout)) {
+                Ok(0) | Err(rustix::io::Errno::INTR) => return Ok(false),
+                other => drop(other?),
+            }
+            // All that is there counts as one.
+            let mut buf = [0; 4096];
+            while rustix::io::read(&self.0, &mut buf).is_ok_and(|got| got > 0) {}
+            Ok(true)
+        }
+    }
+
+    impl Watch for Notified {
+        fn wait(&mut self, timeout: Duration) -> io::Result<()> {
+            let events = &self.events;
+            self.polling.wait_by(timeout, Duration::from_secs(1), |step| events.wait(step))
         }
     }
 }

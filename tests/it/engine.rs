@@ -1,6 +1,8 @@
 //! What a caller does first: create, append, read, fork, rewind, list.
 
-use forklog::{Appended, At, Filter, NewRecord, NewSession, Reader, RecordId, Seq, SessionKey, Store};
+use std::time::Duration;
+
+use forklog::{Appended, At, Filter, Followed, NewRecord, NewSession, Reader, RecordId, Seq, SessionKey, Store};
 use serde_json::json;
 
 fn key(id: &str) -> SessionKey {
@@ -109,4 +111,27 @@ fn rewinds_are_undone_and_redone() {
     session.redo().expect("redone");
     assert_eq!(now(), "0 1 \"x\"");
     assert!(session.redo().is_err());
+}
+
+#[test]
+fn a_follower_sees_what_another_handle_appends_and_moves() {
+    let (_dir, store) = store();
+    let session = store.create(NewSession::named(key("a"))).expect("created");
+    session.append(&json!(0)).expect("appended");
+    let mut follower = store.read(&key("a")).expect("there").follow().expect("followed");
+    let wait = Duration::from_secs(20);
+    assert_eq!(follower.next(Duration::ZERO).expect("nothing yet"), Followed::Nothing);
+    let writer = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(50));
+        session.append(&json!(1)).expect("appended");
+        session
+    });
+    let Followed::Record(record) = follower.next(wait).expect("woken") else { panic!("no record") };
+    assert_eq!((record.seq.get(), record.payload), (1, b"1".to_vec()));
+    let session = writer.join().expect("ended");
+    session.rewind(&At::Seq(Seq::new(0))).expect("rewound");
+    assert_eq!(follower.next(wait).expect("woken"), Followed::Moved(Seq::new(1)));
+    session.append(&json!("other")).expect("appended");
+    let Followed::Record(record) = follower.next(wait).expect("woken") else { panic!("no record") };
+    assert_eq!((record.seq.get(), record.payload), (1, b"\"other\"".to_vec()));
 }
