@@ -30,6 +30,9 @@ use crate::store::Store;
 /// Bytes between two notes in the session's marker: what a list of live sessions reads at most of each.
 const NOTE_EVERY: u64 = 256 << 10;
 
+/// How long a short wait for another process's short work may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// What an append that has returned survives.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Durability {
@@ -62,8 +65,18 @@ pub struct OpenOptions {
     pub durability: Option<Durability>,
     /// Who else may append.
     pub sharing: Sharing,
-    /// How long to wait for another handle to give back the write lock.
+    /// How long to wait for another handle to give back the write lock; with [`Sharing::PerCall`] at least ten seconds.
     pub wait: Duration,
+}
+
+impl OpenOptions {
+    /// How long to wait for the write lock: those who share it hold it for one call only.
+    fn patience(&self) -> Duration {
+        match self.sharing {
+            Sharing::Exclusive => self.wait,
+            Sharing::PerCall => self.wait.max(PATIENCE),
+        }
+    }
 }
 
 /// A transcript that is open for append: a session's main one, or a side one.
@@ -120,7 +133,7 @@ impl Session {
             let main = open_named(disk, &dir, key, None, How::Write)?;
             let uid = main.header.uid;
             let path = store.layout().marker(uid);
-            let presence = Presence::join(store.disk(), &path, key, options.wait, store.now())?;
+            let presence = Presence::join(store.disk(), &path, key, PATIENCE, store.now())?;
             // Between the two steps the session may have been deleted, and made again.
             match open_named(disk, &dir, key, None, How::Write) {
                 Ok(again) if again.header.uid == uid => {
@@ -167,7 +180,7 @@ impl Session {
     ) -> Result<Self> {
         let disk = &**store.disk();
         let lock = WriteLock::open(disk, &transcript.path)?;
-        lock.take(options.wait, options.sharing == Sharing::Exclusive)?;
+        lock.take(options.patience(), options.sharing == Sharing::Exclusive)?;
         let (mut state, ends) = State::read(disk, &transcript, store.digest())?;
         let note = Note::read(disk, &store.layout().marker(main));
         let alone = presence.is_alone()?;
@@ -485,7 +498,7 @@ impl Core {
         }
         let shared = self.options.sharing == Sharing::PerCall;
         if shared {
-            writer.lock.take(self.options.wait.max(Duration::from_secs(10)), false)?;
+            writer.lock.take(self.options.patience(), false)?;
         }
         let result = if shared { self.catch_up(writer) } else { Ok(()) }.and_then(|()| change(writer));
         if result.is_err() {

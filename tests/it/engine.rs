@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use forklog::{Appended, At, Filter, Followed, NewRecord, NewSession, Reader, RecordId, Seq, SessionKey, Store};
+use forklog::{
+    Appended, At, Filter, Followed, NewRecord, NewSession, OpenOptions, Reader, RecordId, Seq, SessionKey, Sharing,
+    Store,
+};
 use serde_json::json;
 
 fn key(id: &str) -> SessionKey {
@@ -134,4 +137,40 @@ fn a_follower_sees_what_another_handle_appends_and_moves() {
     session.append(&json!("other")).expect("appended");
     let Followed::Record(record) = follower.next(wait).expect("woken") else { panic!("no record") };
     assert_eq!((record.seq.get(), record.payload), (1, b"\"other\"".to_vec()));
+}
+
+#[test]
+fn writers_that_share_a_session_lose_nothing_and_keep_their_order() {
+    let (dir, store) = store();
+    let options = OpenOptions { sharing: Sharing::PerCall, ..OpenOptions::default() };
+    store.create(NewSession::named(key("a")).options(options)).expect("created").close().expect("closed");
+    std::thread::scope(|scope| {
+        for writer in 0..3 {
+            let root = dir.path().join("store");
+            scope.spawn(move || {
+                // A store of its own, so that nothing but the files is shared.
+                let store = Store::open(root).expect("a store");
+                let session = store.session_with(&key("a"), options).expect("opened");
+                for n in 0..100 {
+                    let record = NewRecord::of(&json!([writer, n])).expect("JSON");
+                    let id = RecordId::new(format!("{writer}-{n}")).expect("legal");
+                    let batch = [record.clone().id(id), record];
+                    session.append_batch(&batch).expect("appended");
+                }
+                session.close().expect("closed");
+            });
+        }
+    });
+    let reader = store.read(&key("a")).expect("there");
+    assert_eq!(reader.len(), 600);
+    let mut seen = [0; 3];
+    for pair in texts(&reader).chunks(2) {
+        assert_eq!(pair[0], pair[1], "a batch stays together");
+        let [writer, n]: [usize; 2] = serde_json::from_str(&pair[0]).expect("a pair");
+        assert_eq!(n, seen[writer], "the order of calls of one writer");
+        seen[writer] += 1;
+    }
+    assert!(store.verify(None, |_| {}).expect("verified").is_sound());
+    let listed = store.list(&Filter::default(), None, 1).expect("listed").entries;
+    assert_eq!((listed[0].records, listed[0].live), (600, false));
 }
