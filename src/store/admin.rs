@@ -116,17 +116,7 @@ impl Store {
             ..filter.clone()
         };
         let mut cleaned = Cleaned::default();
-        let mut after = None;
-        let mut found = Vec::new();
-        loop {
-            let page = self.list(&filter, after, 1000)?;
-            found.extend(page.entries);
-            after = page.next;
-            if after.is_none() {
-                break;
-            }
-        }
-        for entry in found {
+        for entry in self.listed(&filter)? {
             if self.is_live(entry.uid)? {
                 cleaned.live.push(entry.key);
                 continue;

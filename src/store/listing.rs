@@ -56,10 +56,15 @@ impl Store {
     /// As [`Store::list`].
     pub fn entries(&self) -> Result<Vec<Entry>> {
         let all = Filter { archived: crate::Archived::Shown, ..Filter::default() };
+        self.listed(&all)
+    }
+
+    /// All pages of a list.
+    pub(super) fn listed(&self, filter: &Filter) -> Result<Vec<Entry>> {
         let mut entries = Vec::new();
         let mut after = None;
         loop {
-            let page = self.list(&all, after, 1000)?;
+            let page = self.list(filter, after, 1000)?;
             entries.extend(page.entries);
             after = page.next;
             if after.is_none() {
@@ -125,16 +130,7 @@ impl Store {
         fits: impl Fn(&[u8]) -> bool + Sync,
         found: impl Fn(&Entry, &OwnedRecord) + Sync,
     ) -> Result<Grep> {
-        let mut sessions = Vec::new();
-        let mut after = None;
-        loop {
-            let page = self.list(filter, after, 1000)?;
-            sessions.extend(page.entries);
-            after = page.next;
-            if after.is_none() {
-                break;
-            }
-        }
+        let sessions = self.listed(filter)?;
         let next = AtomicUsize::new(0);
         let stop = AtomicBool::new(false);
         let result = Mutex::new((Grep::default(), None));
