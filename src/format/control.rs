@@ -1,7 +1,7 @@
 //! Payloads of control records (FORMAT.md, sections 4, 5 and 8).
 
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::de::{DeserializeOwned, Error as _};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::files::FilesMove;
 use crate::ids::{Crc, Offset, Position, ProjectName, SessionId, SideName, Uid};
@@ -82,14 +82,21 @@ pub(crate) struct Undo {
 /// Ranges that were given up.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Repair {
+    /// At least one: a line without any is of a later version.
+    #[serde(deserialize_with = "some_gaps")]
     pub(crate) gaps: Vec<Gap>,
+}
+
+fn some_gaps<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Gap>, D::Error> {
+    let gaps = Vec::deserialize(from)?;
+    if gaps.is_empty() { Err(D::Error::custom("no gap")) } else { Ok(gaps) }
 }
 
 impl Repair {
     /// Whether the gaps lie behind one another, line 1 left out, and before the line at `start` that names them.
     pub(crate) fn fits(&self, start: u64) -> bool {
         let each = self.gaps.iter().all(|gap| 0 < gap.from.get() && gap.from < gap.to && gap.to.get() <= start);
-        each && !self.gaps.is_empty() && self.gaps.windows(2).all(|pair| pair[0].to < pair[1].from)
+        each && self.gaps.windows(2).all(|pair| pair[0].to < pair[1].from)
     }
 }
 

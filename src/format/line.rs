@@ -58,17 +58,19 @@ pub(crate) struct Link {
     pub(crate) crc: Crc,
     /// The promise of the line before.
     pub(crate) synced: u64,
+    /// Whether the line before has `more`: the next one is of its batch, and makes the same promise.
+    pub(crate) more: bool,
 }
 
 impl Link {
     /// Before the first line of a file whose chain begins with `crc`: 0, or a fork's base.
     pub(crate) fn first(crc: Crc) -> Self {
-        Self { end: 0, crc, synced: 0 }
+        Self { end: 0, crc, synced: 0, more: false }
     }
 
     /// For a line at `start` that is verified alone, by the crc that stands before it.
     pub(crate) fn alone(start: u64, crc: Crc) -> Self {
-        Self { end: start, crc, synced: 0 }
+        Self { end: start, crc, synced: 0, more: false }
     }
 }
 
@@ -96,7 +98,6 @@ pub(crate) struct Whole<'a> {
     pub(crate) id: Option<&'a str>,
     pub(crate) kind: &'a str,
     pub(crate) payload: &'a [u8],
-    pub(crate) more: bool,
     /// Bytes of the line, line feed included.
     pub(crate) len: usize,
     /// What the next line is checked against.
@@ -110,7 +111,6 @@ pub(crate) struct Frame {
     id: usize,
     kind: usize,
     payload: usize,
-    more: bool,
     pub(crate) len: usize,
     pub(crate) link: Link,
 }
@@ -127,7 +127,6 @@ impl Frame {
             id: (self.id > 0).then(|| text(id_at, self.id)),
             kind: text(kind_at, self.kind),
             payload: part(kind_at + self.kind + 2, self.payload),
-            more: self.more,
             len: self.len,
             link: self.link,
         }
@@ -140,7 +139,6 @@ impl Whole<'_> {
             id: self.id.map_or(0, str::len),
             kind: self.kind.len(),
             payload: self.payload.len(),
-            more: self.more,
             len: self.len,
             link: self.link,
         }
@@ -172,6 +170,7 @@ pub(crate) fn encode_with<E>(
     payload: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
 ) -> Result<Frame, E> {
     debug_assert!(before.synced <= synced && synced <= before.end && is_time(draft.at));
+    debug_assert!(!before.more || synced == before.synced, "a batch makes one promise");
     let start = out.len();
     out.extend_from_slice(AT);
     out.extend_from_slice(draft.at);
@@ -197,8 +196,8 @@ pub(crate) fn encode_with<E>(
     out.extend_from_slice(&hex::<8>(crc.0.into()));
     out.extend_from_slice(END);
     let len = out.len() - start;
-    let link = Link { end: before.end + len as u64, crc, synced };
-    Ok(Frame { id: draft.id.map_or(0, str::len), kind: draft.kind.len(), payload, more: draft.more, len, link })
+    let link = Link { end: before.end + len as u64, crc, synced, more: draft.more };
+    Ok(Frame { id: draft.id.map_or(0, str::len), kind: draft.kind.len(), payload, len, link })
 }
 
 /// [`encode_with`] for a payload that is there already.
@@ -251,14 +250,17 @@ pub(crate) fn check(line: &[u8], before: Link) -> Result<Whole<'_>, &'static str
     if synced < before.synced {
         return Err("the promise is less than the one before");
     }
+    if before.more && synced != before.synced {
+        return Err("the lines of a batch promise different things");
+    }
     if id.is_some() && kind != kind::DATA {
         return Err("a control record has an id");
     }
     if more && kind::ALONE.contains(&kind) {
         return Err("a record that stands alone is marked as part of a batch");
     }
-    let link = Link { end: before.end + line.len() as u64, crc, synced };
-    Ok(Whole { at, id, kind, payload, more, len: line.len(), link })
+    let link = Link { end: before.end + line.len() as u64, crc, synced, more };
+    Ok(Whole { at, id, kind, payload, len: line.len(), link })
 }
 
 /// The promise of a line that verifies with `seed`, wherever it stands now: one that promises more than its own start stood further
@@ -416,7 +418,7 @@ mod tests {
     }
 
     fn start() -> Link {
-        Link { end: 1_000_000, crc: Crc(0x1234_5678), synced: 1000 }
+        Link { end: 1_000_000, crc: Crc(0x1234_5678), synced: 1000, more: false }
     }
 
     fn sample() -> (Vec<u8>, Link) {
@@ -445,7 +447,7 @@ mod tests {
     fn a_line_reads_back() {
         let (line, link) = sample();
         let Line::Whole(whole) = decode(&line, start()) else { panic!("not whole") };
-        assert_eq!((whole.id, whole.kind, whole.more), (Some("msg-1"), "data", true));
+        assert_eq!((whole.id, whole.kind, whole.link.more), (Some("msg-1"), "data", true));
         assert_eq!((whole.payload, whole.at, whole.link), (&b"{\"type\":\"user\"}"[..], &AT[..], link));
         assert_eq!(link.end, start().end + line.len() as u64);
         assert_eq!(whole.frame().of(&line), whole);
@@ -519,7 +521,7 @@ mod tests {
     proptest! {
         #[test]
         fn whatever_the_bytes_hold_nothing_panics(bytes: Vec<u8>, crc: u32, end: u64) {
-            let before = Link { end: end >> 1, crc: Crc(crc), synced: 0 };
+            let before = Link { end: end >> 1, crc: Crc(crc), synced: 0, more: false };
             decode(&bytes, before);
             decode(&[&bytes[..], b"\"}\n"].concat(), before);
         }
@@ -531,12 +533,12 @@ mod tests {
             payload in "[!-~]{1,300}",
             crc: u32,
         ) {
-            let before = Link { end: 77, crc: Crc(crc), synced: 5 };
+            let before = Link { end: 77, crc: Crc(crc), synced: 5, more: false };
             let mut out = Vec::new();
             let link = encode(&mut out, data(id.as_deref(), more), before, 77, payload.as_bytes());
             let Line::Whole(whole) = decode(&out, before) else { panic!("not whole") };
             prop_assert_eq!(whole.id, id.as_deref());
-            prop_assert_eq!((whole.more, whole.payload, whole.link), (more, payload.as_bytes(), link));
+            prop_assert_eq!((whole.link.more, whole.payload, whole.link), (more, payload.as_bytes(), link));
             prop_assert_eq!(whole.frame().of(&out), whole);
         }
     }

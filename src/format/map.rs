@@ -209,7 +209,7 @@ impl SampleRow {
     /// `state` is where the next digest begins.
     fn decode(row: &[u8], state: &mut u64) -> Option<Self> {
         let crc = |at: usize| Some(Crc(u32::from_le_bytes(*row.get(at..)?.first_chunk::<4>()?)));
-        let link = Link { end: u64_at(row, 0)?, crc: crc(32)?, synced: u64_at(row, 8)? };
+        let link = Link { end: u64_at(row, 0)?, crc: crc(32)?, synced: u64_at(row, 8)?, more: false };
         let section = Section { at: *state, len: crc(36)?.0.into(), crc: crc(40)? };
         *state += section.len;
         Some(Self { link, records: u64_at(row, 16)?, moved: u64_at(row, 24)?, state: section })
@@ -230,7 +230,7 @@ mod tests {
     use super::*;
 
     fn sample(n: u64) -> Sample {
-        let link = Link { end: n * 100, crc: Crc(7), synced: n };
+        let link = Link { end: n * 100, crc: Crc(7), synced: n, more: false };
         Sample { link, records: n, moved: n / 2, digest: Some(Summary { messages: n, ..Summary::default() }) }
     }
 

@@ -54,21 +54,27 @@ pub(crate) fn find(
     let mut suspect = None;
     loop {
         ends.len = file.len().map_err(io)?;
-        let Some(why) = go_on(file, path, &mut ends, &mut visit)? else { break };
+        let Some(bad) = go_on(file, path, &mut ends, &mut visit)? else { break };
         let end = ends.link.end;
-        let promise = ends.promise.max(promise_after(file, end, ends.len).map_err(io)?);
+        let promise = ends.promise.max(promise_after(file, bad.at, ends.len).map_err(io)?);
         if promise <= end {
             ends.promise = promise;
             break;
         }
         // A writer may have finished this line after it was read and before the promise was. What is bad twice is bad.
         if suspect == Some(end) {
-            return Err(Error::corrupt(path, end, why));
+            return Err(Error::corrupt(path, end, bad.why));
         }
         suspect = Some(end);
     }
     ends.promise = ends.promise.min(ends.link.end);
     Ok(ends)
+}
+
+/// The first bad line, or the end of the file within a batch.
+struct Bad {
+    at: u64,
+    why: &'static str,
 }
 
 /// Reads on from `ends` as far as lines are good. Returns why it stopped before the file's length, padding aside.
@@ -77,7 +83,7 @@ fn go_on(
     path: &Path,
     ends: &mut Ends,
     visit: &mut impl FnMut(Seen<'_>) -> Result<()>,
-) -> Result<Option<&'static str>> {
+) -> Result<Option<Bad>> {
     let io = |source| Error::io("read", path, source);
     let early = promise_at_end(file, ends.link, ends.len).map_err(io)?;
     let mut scanner = Scanner::new(file.clone(), ends.link, ends.len);
@@ -96,19 +102,19 @@ fn go_on(
                     return Ok(None);
                 }
                 let Some(gap) = gap_at(file, ends.link.end, ends.len).map_err(io)? else {
-                    return Ok(Some(stop.why()));
+                    return Ok(Some(Bad { at: ends.link.end, why: stop.why() }));
                 };
-                ends.link = Link { end: gap.to.get(), crc: gap.chain, synced: ends.link.synced };
+                ends.link = Link { end: gap.to.get(), crc: gap.chain, synced: ends.link.synced, more: false };
                 scanner.seek(ends.link);
                 visit(Seen::Gap(gap))?;
             }
             Step::Line(start, whole) => {
-                if whole.more && whole.link.end >= complete {
+                if whole.link.more && whole.link.end >= complete {
                     match batch_end(file, whole.link, ends.len).map_err(io)? {
-                        Some(end) => complete = end,
-                        None => {
+                        Ok(end) => complete = end,
+                        Err(at) => {
                             (ends.closed, ends.padding) = (false, false);
-                            return Ok(Some("a batch is not complete"));
+                            return Ok(Some(Bad { at, why: "a batch is not complete" }));
                         }
                     }
                 }
@@ -126,17 +132,19 @@ fn go_on(
     }
 }
 
-/// The end of the batch that goes on at `link`, or `None` when it is not complete.
-fn batch_end(file: &Arc<dyn File>, link: Link, len: u64) -> std::io::Result<Option<u64>> {
+/// The end of the batch that goes on at `link`, or as an error where its lines stop when it is not complete. Damage ends a batch too:
+/// its lines up to there count.
+fn batch_end(file: &Arc<dyn File>, link: Link, len: u64) -> std::io::Result<Result<u64, u64>> {
     let mut scanner = Scanner::new(file.clone(), link, len);
     loop {
         match scanner.next()? {
-            Step::Line(_, whole) if whole.more => {}
-            Step::Line(_, whole) => return Ok(Some(whole.link.end)),
-            Step::End => return Ok(None),
+            Step::Line(_, whole) if whole.link.more => {}
+            Step::Line(_, whole) => return Ok(Ok(whole.link.end)),
+            Step::End => return Ok(Err(len)),
             Step::Stop(_) => {
                 let end = scanner.link().end;
-                return Ok(gap_at(file, end, len)?.map(|_| end));
+                let damaged = gap_at(file, end, len)?.is_some() || promise_after(file, end, len)? > end;
+                return Ok(if damaged { Ok(end) } else { Err(end) });
             }
         }
     }
@@ -266,7 +274,7 @@ fn close_before(scanner: &mut Scanner<Arc<dyn File>>, at: u64, end: u64) -> std:
 /// Where the next line would start behind the one at `at`: behind the next line feed.
 fn skip_line(scanner: &mut Scanner<Arc<dyn File>>, at: u64) -> std::io::Result<Option<u64>> {
     // A line that cannot fit its link is reported with its length, which is all that is wanted here.
-    scanner.seek(Link { end: at, crc: crate::Crc(0), synced: u64::MAX });
+    scanner.seek(Link { end: at, crc: crate::Crc(0), synced: u64::MAX, more: false });
     Ok(match scanner.next()? {
         Step::Stop(Stop::Bad(_, len)) => Some(at + len),
         Step::Line(_, whole) => Some(whole.link.end),

@@ -199,5 +199,5 @@ pub(crate) fn each_record(
 
 /// The position after line `link` of a base: where its file goes on without the fork.
 pub(crate) fn link_at(position: &Position) -> Link {
-    Link { end: position.offset.get(), crc: position.crc, synced: 0 }
+    Link { end: position.offset.get(), crc: position.crc, synced: 0, more: false }
 }

@@ -1,5 +1,6 @@
 //! What a reader sees: the extents of a view, through head moves and forks (FORMAT.md, section 5).
 
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -142,6 +143,31 @@ impl View {
     }
 }
 
+/// A position on the way back through a lineage, and the line that holds it, which is what is wrong when the position is.
+struct Held {
+    position: Position,
+    /// Its file and where it starts; `None` for a position that the caller has.
+    line: Option<(PathBuf, u64)>,
+}
+
+impl Deref for Held {
+    type Target = Position;
+
+    fn deref(&self) -> &Position {
+        &self.position
+    }
+}
+
+impl Held {
+    /// The error for a position in `transcript` that is not what a position must be.
+    fn wrong(&self, transcript: &Transcript, why: &'static str) -> Error {
+        match &self.line {
+            Some((path, start)) => Error::corrupt(path, *start, why),
+            None => transcript.corrupt(self.offset.get(), why),
+        }
+    }
+}
+
 impl<'d> Lineage<'d> {
     pub(crate) fn new(disk: &'d dyn Disk, layout: &'d Layout, own: &Transcript) -> Self {
         let first = Ancestor {
@@ -164,38 +190,44 @@ impl<'d> Lineage<'d> {
     /// [`Error::Corrupt`], [`Error::Lineage`], [`Error::Newer`], [`Error::Io`].
     pub(crate) fn view(&mut self, end: Position) -> Result<View> {
         let mut extents = Vec::new();
-        let (mut level, mut at) = (0, end);
+        let (mut level, mut at) = (0, Held { position: end, line: None });
         loop {
             level = self.find(level, &at)?;
             let source = self.chain[level].clone();
             let transcript = &self.open.1;
-            let (from, first, next) = if at.moved.get() == 0 {
+            let (from, first, line, next) = if at.moved.get() == 0 {
                 let base = transcript.header.base.as_ref().map(|base| Position::from(base.at));
-                (transcript.first, base.map_or(0, |base| base.records), base)
+                (transcript.first, base.map_or(0, |base| base.records), 0, base)
             } else {
-                let found = transcript.move_at(at.moved.get())?;
-                (found.link, found.to.records, Some(found.to))
+                let Some(found) = transcript.find_move(at.moved.get())? else {
+                    return Err(at.wrong(transcript, "it gives a position with a head move where none is"));
+                };
+                (found.link, found.to.records, found.start, Some(found.to))
             };
             if at.offset.get() < from.end {
-                return Err(transcript.corrupt(at.offset.get(), "a position lies before its own head move"));
+                return Err(at.wrong(transcript, "it gives a position that lies before its own head move"));
             }
             if from.end < at.offset.get() || extents.is_empty() {
                 let (to, moved) = (at.offset.get(), at.moved.get());
                 extents.push(Extent { source: source.clone(), from, to, moved, first });
             }
-            match next {
-                Some(next) => at = next,
-                None => break,
+            let Some(position) = next else { break };
+            let path = transcript.path.clone();
+            if line == 0 && self.extend(level)? {
+                level += 1;
             }
+            at = Held { position, line: Some((path, line)) };
         }
         extents.reverse();
         Ok(View { extents, end })
     }
 
     /// Opens the file at or behind `level` that `at` lies in, and checks `at` in it.
-    fn find(&mut self, mut level: usize, at: &Position) -> Result<usize> {
+    fn find(&mut self, mut level: usize, at: &Held) -> Result<usize> {
         while self.chain[level].uid != at.uid {
-            self.extend(level, at)?;
+            if !self.extend(level)? {
+                return Err(at.wrong(&self.open.1, "it gives a position in a file that is no ancestor"));
+            }
             level += 1;
         }
         if self.open.0 != level {
@@ -203,21 +235,19 @@ impl<'d> Lineage<'d> {
         }
         let transcript = &self.open.1;
         if at.offset > self.chain[level].limit.offset || !transcript.fits(at)? {
-            return Err(transcript.corrupt(at.offset.get(), "the file was cut and written again since"));
+            return Err(at.wrong(transcript, "it gives a position in a file that was cut and written again since"));
         }
         Ok(level)
     }
 
-    /// Makes sure that the chain goes on behind `level`.
-    fn extend(&mut self, level: usize, wanted: &Position) -> Result<()> {
+    /// Makes sure that the chain goes on behind `level`, if that has a base.
+    fn extend(&mut self, level: usize) -> Result<bool> {
         if level + 1 < self.chain.len() {
-            return Ok(());
+            return Ok(true);
         }
         let child = self.chain[level].clone();
         let lineage = |why| Err(Error::Lineage { path: child.dir.clone(), why });
-        let Some(base) = &child.base else {
-            return Err(Error::corrupt(&child.dir, wanted.offset.get(), "a position names a file that is no ancestor"));
-        };
+        let Some(base) = &child.base else { return Ok(false) };
         let limit = Position::from(base.at);
         if level >= MAX_LINEAGE {
             return lineage("it is too long");
@@ -232,7 +262,7 @@ impl<'d> Lineage<'d> {
         next.dir = session_dir(&found.path);
         self.open = (level + 1, found);
         self.chain.push(Arc::new(next));
-        Ok(())
+        Ok(true)
     }
 
     /// Where the file of `base` may be, in the order in which it is looked for.
@@ -256,8 +286,7 @@ impl<'d> Lineage<'d> {
     /// As [`Lineage::view`].
     pub(crate) fn ancestors(&mut self) -> Result<&[Arc<Ancestor>]> {
         let mut level = 0;
-        while let Some(base) = self.chain[level].base.clone() {
-            self.extend(level, &base.at.into())?;
+        while self.extend(level)? {
             level += 1;
         }
         Ok(&self.chain[1..])

@@ -75,7 +75,7 @@ fn open_map(disk: &dyn Disk, transcript: &Transcript) -> Option<Arc<Map>> {
 }
 
 fn head_link(head: &MapHead) -> Link {
-    Link { end: head.len.get(), crc: head.crc, synced: head.synced.get() }
+    Link { end: head.len.get(), crc: head.crc, synced: head.synced.get(), more: false }
 }
 
 impl State {
@@ -107,7 +107,7 @@ impl State {
             Seen::Line(start, whole) => state.line(transcript, start, whole, digest),
             Seen::Gap(gap) => {
                 state.tip.records += gap.records;
-                state.tip.link = Link { end: gap.to.get(), crc: gap.chain, synced: state.tip.link.synced };
+                state.tip.link = Link { end: gap.to.get(), crc: gap.chain, synced: state.tip.link.synced, more: false };
                 state.settled = state.tip;
                 Ok(())
             }
@@ -128,7 +128,7 @@ impl State {
             && at.offset.get() > self.tip.link.end
             && transcript.fits(&at)?;
         if fits {
-            let link = Link { end: at.offset.get(), crc: at.crc, synced: known.synced };
+            let link = Link { end: at.offset.get(), crc: at.crc, synced: known.synced, more: false };
             self.tip = Tip { link, records: at.records, moved: at.moved.get() };
             self.settled = self.tip;
             self.updated = known.updated.to_bytes();
@@ -193,6 +193,10 @@ impl State {
             }
             kind::REWIND | kind::UNDO | kind::REDO => {
                 let found = transcript.read_move(start, whole)?;
+                // It may name a later one, which a gap has swallowed.
+                if found.is_some_and(|found| found.moved < self.tip.moved) {
+                    return Err(transcript.corrupt(start, "a head move passes over the one before it"));
+                }
                 if found.is_some_and(|found| found.files != MovedFiles::Alone) {
                     self.summary = None;
                 }
@@ -223,7 +227,7 @@ impl State {
     fn pass(&mut self, start: u64, whole: &Whole<'_>, found: Option<&Move>) -> Result<()> {
         self.tip = self.tip.after(start, whole, found);
         self.settled = self.tip;
-        if !whole.more {
+        if !whole.link.more {
             self.sample();
         }
         Ok(())
@@ -607,7 +611,7 @@ impl Walk {
         let len = source.file.len().map_err(|error| source.io(error))?;
         let gap = ends::gap_at(&source.file, at, len).map_err(|error| source.io(error))?;
         let gap = gap.ok_or_else(|| source.corrupt(at, why))?;
-        self.scanner.seek(Link { end: gap.to.get(), crc: gap.chain, synced: before.synced });
+        self.scanner.seek(Link { end: gap.to.get(), crc: gap.chain, synced: before.synced, more: false });
         Ok(gap)
     }
 }

@@ -140,9 +140,12 @@ impl Transcript {
 
     /// Reads the head move that starts at `start`.
     pub(crate) fn move_at(&self, start: u64) -> Result<Move> {
-        self.line_at(start, |whole| {
-            self.read_move(start, whole)?.ok_or_else(|| self.corrupt(start, "a head move should stand here"))
-        })
+        self.find_move(start)?.ok_or_else(|| self.corrupt(start, "a head move should stand here"))
+    }
+
+    /// Reads the head move that starts at `start`, if the line there is one.
+    pub(crate) fn find_move(&self, start: u64) -> Result<Option<Move>> {
+        self.line_at(start, |whole| self.read_move(start, whole))
     }
 
     /// What the head move that starts at `start` did to files, if anything.

@@ -334,7 +334,13 @@ impl Store {
             let mut bytes = Vec::new();
             let draft = line::Draft { at: &self.now().to_bytes(), id: None, kind: kind::REPAIR, more: false };
             let synced = transcript.promise_at(end)?.min(end);
-            line::encode(&mut bytes, draft, Link { end, crc, synced }, synced, &control::encode(&Repair { gaps }));
+            line::encode(
+                &mut bytes,
+                draft,
+                Link { end, crc, synced, more: false },
+                synced,
+                &control::encode(&Repair { gaps }),
+            );
             let io = |error| Error::io("write", path, error);
             transcript.file.write_at(&bytes, end).and_then(|()| transcript.file.sync()).map_err(io)?;
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use forklog::disk::{Disk, How};
-use forklog::{Error, Kind, OpenOptions, Store};
+use forklog::{Error, Kind, Offset, OpenOptions, Store};
 use forklog_sim::reader::{self, Name, Verdict};
 use forklog_sim::{Cut, SimDisk};
 
@@ -70,17 +70,17 @@ fn ask_other(files: &BTreeMap<PathBuf, Vec<u8>>, name: &str, side: Option<&str>)
     Ok((records, serde_json::to_string(&read.metadata).expect("JSON")))
 }
 
-/// Whether the two say the same: the same records, or the same kind of trouble.
+/// Whether the two say the same: the same records, or the same trouble in the same place.
 fn agree(engine: &Result<Answer, Error>, other: &Result<Answer, Verdict>) -> bool {
+    let same = |found: &Path, at: Offset, below: &Path, start: u64| found == path("").join(below) && at.get() == start;
     match (engine, other) {
         (Ok(engine), Ok(other)) => engine == other,
-        (Err(error), Err(verdict)) => match verdict {
-            Verdict::NoSession => error.kind() == Kind::NotFound,
-            Verdict::Newer { .. } => error.kind() == Kind::Newer,
-            // The one reads headers of ancestors before lines, the other after.
-            Verdict::Lineage { .. } | Verdict::Damage { .. } => error.kind() == Kind::Data,
-            Verdict::NoStore => false,
-        },
+        (Err(Error::NotFound { .. }), Err(Verdict::NoSession)) => true,
+        (Err(Error::Newer { path, at, .. }), Err(Verdict::Newer { path: below, at: start }))
+        | (Err(Error::Corrupt { path, at, .. }), Err(Verdict::Damage { path: below, at: start, .. })) => {
+            same(path, *at, below, *start)
+        }
+        (Err(Error::Lineage { .. }), Err(Verdict::Lineage { .. })) => true,
         _ => false,
     }
 }
