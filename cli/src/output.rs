@@ -107,7 +107,8 @@ fn hint(error: &Error) -> &'static str {
             io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
                 "; a store is a directory: choose another with --store"
             }
-            _ => "",
+            io::ErrorKind::NotFound => "; check the path",
+            _ => "; see to the disk, then try again",
         },
         _ => "",
     }
