@@ -204,7 +204,9 @@ fn permissions_that_are_missing_are_told_and_nothing_changes() {
     }
     assert!(public.good(&["ls"]).contains('t'));
     public.good(&["verify"]);
-    for args in [&["create", "u"][..], &["set", "s", "--title", "u"], &["fork", "s"], &["delete", "s"], &["append", "s"]] {
+    for args in
+        [&["create", "u"][..], &["set", "s", "--title", "u"], &["fork", "s"], &["delete", "s"], &["append", "s"]]
+    {
         public.refused(args);
     }
     // The directory may not even be entered.

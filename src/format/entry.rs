@@ -58,7 +58,7 @@ pub struct Entry {
     pub archived: bool,
     /// Whether damage was found in it.
     pub damaged: bool,
-    /// Whether it was open for append.
+    /// Whether some process had it open for append when this was asked; one that was killed has not.
     pub live: bool,
     /// One JSON value of the caller's, opaque to the engine.
     pub extra: Option<String>,

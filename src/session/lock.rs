@@ -7,6 +7,9 @@ use std::time::Duration;
 use crate::disk::{Disk, File, How, LockMode};
 use crate::error::{Error, Result};
 
+/// How long a short wait for another process's short work may take.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+
 /// A lock file, open.
 #[derive(Debug)]
 pub(crate) struct Lock {

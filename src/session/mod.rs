@@ -8,7 +8,7 @@ mod record;
 mod writer;
 
 pub use files::{Checkpoint, FilesMoved, FilesTarget, Scope, SessionFiles, Taken};
-pub(crate) use lock::{Lock, WriteLock};
+pub(crate) use lock::{Lock, PATIENCE, WriteLock};
 pub(crate) use presence::{Known, Note, Presence, marker_uid};
 pub use reader::{Followed, Follower, Reader, Records, RecordsBack};
 pub use record::{Appended, At, NewRecord, OwnedRecord, Record};

@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{Map as Object, Value};
 
-use super::lock::WriteLock;
+use super::lock::{PATIENCE, WriteLock};
 use super::presence::{Known, Note, Presence};
 use super::record::{Appended, At, NewRecord};
 use crate::disk::{Disk, ForkMark, How};
@@ -29,9 +29,6 @@ use crate::store::Store;
 
 /// Bytes between two notes in the session's marker: what a list of live sessions reads at most of each.
 const NOTE_EVERY: u64 = 256 << 10;
-
-/// How long a short wait for another process's short work may take.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What an append that has returned survives.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

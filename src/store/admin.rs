@@ -136,10 +136,10 @@ impl Store {
         Ok(cleaned)
     }
 
-    /// Whether somebody has the session open for append now.
+    /// Whether somebody has the session open for append now. Of two who ask at the same moment, one may be taken for a writer.
     pub(super) fn is_live(&self, uid: Uid) -> Result<bool> {
         let marker = self.layout().marker(uid);
-        match self.disk().open(&marker, How::Write) {
+        match self.disk().open(&marker, How::Read) {
             Ok(file) => Ok(!file.try_lock(LockMode::Exclusive).map_err(|error| Error::io("lock", &marker, error))?),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(Error::io("open", &marker, error)),

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::{Map as Object, Value};
 
-use super::{PATIENCE, Store};
+use super::Store;
 use crate::disk::{How, LockMode};
 use crate::error::{Error, Result};
 use crate::format::control::{self, Base, Header, Side};
@@ -13,7 +13,7 @@ use crate::format::line::{self, Draft, Link, kind};
 use crate::format::{self, json};
 use crate::ids::{Position, ProjectName, SessionId, SessionKey, SideName, Uid};
 use crate::log::lineage::{Layout, Lineage};
-use crate::session::{At, Lock, OpenOptions, Presence, Reader, Session, check_meta, open_named};
+use crate::session::{At, Lock, OpenOptions, PATIENCE, Presence, Reader, Session, check_meta, open_named};
 use crate::time::Timestamp;
 
 /// A session to create or to fork.
@@ -193,7 +193,7 @@ impl Store {
         self.make_dir(&temp)?;
         // The marker is there before the session is, after a power cut too: no list misses it.
         let marker = self.layout().marker(uid);
-        let presence = Presence::join(self.disk(), &marker, &key, new.options.wait, self.now())?;
+        let presence = Presence::join(self.disk(), &marker, &key, PATIENCE, self.now())?;
         if let Err(error) = self.put_in_place(&temp, &bytes, &key) {
             let _ = self.disk().remove_file(&temp.join("transcript.jsonl"));
             let _ = self.disk().remove_dir(&temp);

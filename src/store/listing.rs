@@ -43,10 +43,8 @@ impl Store {
     /// As [`Store::read`].
     pub fn entry(&self, key: &SessionKey) -> Result<Entry> {
         let reader = self.read(key)?;
-        let live = self.disk().stat(&self.layout().marker(reader.uid())).is_ok();
-        let mut entry = self.entry_of(reader.transcript(), &reader.state())?;
-        entry.live = live;
-        Ok(entry)
+        let entry = self.entry_of(reader.transcript(), &reader.state())?;
+        Ok(Entry { live: self.is_live(entry.uid)?, ..entry })
     }
 
     /// The forks of a session, or all sessions where none is named, each with its parent: what a tree is drawn from.
@@ -244,8 +242,9 @@ impl Store {
                 Ok(Some(entry)) => fresh.push(entry),
                 Ok(None) => gone.push(uid),
                 Err(error) if matches!(error.kind(), Kind::Data | Kind::Newer) => {
-                    let known = view.by_uid(uid)?;
-                    fresh.extend(known.map(|entry| Entry { damaged: true, live: true, ..entry }));
+                    if let Some(known) = view.by_uid(uid)? {
+                        fresh.push(Entry { damaged: true, live: self.is_live(uid)?, ..known });
+                    }
                 }
                 Err(error) => return Err(error),
             }
@@ -280,7 +279,7 @@ impl Store {
         };
         let (state, _) = State::read_from(&**self.disk(), &transcript, self.digest(), note)?;
         let entry = self.entry_of(&transcript, &state)?;
-        Ok(Some(Entry { live: true, ..entry }))
+        Ok(Some(Entry { live: self.is_live(uid)?, ..entry }))
     }
 
     /// The entry of a session whose transcript has been read.

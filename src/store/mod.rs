@@ -10,7 +10,6 @@ mod verify;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::checkpoint::Files;
 use crate::digest::Digest;
@@ -302,6 +301,3 @@ fn check_store(path: &Path, bytes: &[u8]) -> Result<()> {
         None => newer("this store".to_owned()),
     }
 }
-
-/// How long a short wait for another process's short work may take.
-const PATIENCE: Duration = Duration::from_secs(10);

@@ -21,7 +21,7 @@ use crate::log::lineage::Lineage;
 use crate::log::recover::quarantine;
 use crate::log::state::{Walk, Walked};
 use crate::log::transcript::Transcript;
-use crate::session::{OpenOptions, Presence, Session, WriteLock};
+use crate::session::{OpenOptions, PATIENCE, Presence, Session, WriteLock};
 
 /// What [`Store::verify`] found.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -300,7 +300,7 @@ impl Store {
         let path = &transcript.path;
         let main = transcript.header.side.as_ref().map_or(transcript.header.uid, |side| side.of);
         let marker = self.layout().marker(main);
-        let presence = Presence::join(self.disk(), &marker, key, Duration::ZERO, self.now())?;
+        let presence = Presence::join(self.disk(), &marker, key, PATIENCE, self.now())?;
         let lock = WriteLock::open(disk, path)?;
         lock.take(Duration::ZERO, true)?;
         let mut checked = Checked {

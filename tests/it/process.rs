@@ -46,6 +46,7 @@ fn a_killed_process_loses_nothing_and_leaves_no_lock() {
             Err(Error::Locked { holder, .. }) => assert_eq!(holder, Some(child.id())),
             other => panic!("it is locked, not {other:?}"),
         }
+        assert!(store.entry(&key("a")).expect("readable").live, "somebody appends");
         child.kill().expect("killed");
         child.wait().expect("gone");
         let last = lines.filter_map(number).last().unwrap_or(seen);
@@ -56,6 +57,7 @@ fn a_killed_process_loses_nothing_and_leaves_no_lock() {
         }
         let entries = store.entries().expect("listed");
         assert_eq!(entries.iter().map(|entry| entry.records).collect::<Vec<_>>(), [reader.len()]);
+        assert!(!entries[0].live, "whoever was killed has it open no more");
     }
     assert!(store.verify(None, |_| {}).expect("read").is_sound());
 }
