@@ -136,6 +136,24 @@ impl View {
         })
     }
 
+    /// How many records this view and another begin with that are the same lines of the same files.
+    ///
+    /// Reads nothing: a part of a file that begins behind the same line is the same part.
+    pub(crate) fn shared_with(&self, other: &Self) -> u64 {
+        let end = |view: &Self, index: usize| view.extents.get(index + 1).map_or(view.end.records, |next| next.first);
+        let mut shared = 0;
+        for (index, (one, two)) in self.extents.iter().zip(&other.extents).enumerate() {
+            if one.source.uid != two.source.uid || one.from.end != two.from.end {
+                break;
+            }
+            shared = end(self, index).min(end(other, index));
+            if one.to != two.to {
+                break;
+            }
+        }
+        shared
+    }
+
     /// Whether the line at `start` of file `uid` is in the view.
     pub(crate) fn holds(&self, uid: Uid, start: u64) -> bool {
         let inside = |extent: &Extent| extent.source.uid == uid && extent.from.end <= start && start < extent.to;
