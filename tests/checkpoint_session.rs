@@ -285,6 +285,58 @@ fn a_fork_inherits_checkpoints_and_outlives_its_parent() {
 }
 
 #[test]
+fn a_fork_at_a_record_has_the_checkpoint_that_belongs_to_it() {
+    let place = Place::new();
+    let store = place.store();
+    let session = store.create(NewSession::named(key("a"))).expect("created");
+    session.append("0").expect("appended");
+    place.write("a.txt", "zero");
+    let files = session.files(place.work()).expect("opened");
+    files.checkpoint(Some("old")).expect("taken");
+    place.write("a.txt", "one");
+    let belongs = files.checkpoint(Some("new")).expect("taken");
+    drop(files);
+    session.append("1").expect("appended");
+    place.write("a.txt", "two");
+    session.files(place.work()).expect("opened").checkpoint(None).expect("taken");
+    let fork = store.fork(&key("a"), &At::Seq(Seq::new(0)), NewSession::named(key("b"))).expect("forked");
+    let reader = store.read(&key("b")).expect("there");
+    let labels: Vec<_> = reader.checkpoints().expect("readable").into_iter().map(|found| found.label).collect();
+    assert_eq!((texts(&reader).len(), labels), (1, vec![Some("old".to_owned()), Some("new".to_owned())]));
+    assert_eq!(reader.base().expect("a fork").1, belongs.position);
+    let files = fork.files(place.work()).expect("opened");
+    let force = PlanOptions { force: true, ..PlanOptions::default() };
+    files.rewind(&FilesTarget::At(At::Seq(Seq::new(0))), Scope::Both, &force).expect("rewound");
+    assert_eq!(place.read("a.txt"), "one");
+}
+
+#[test]
+fn a_workspace_that_moved_keeps_its_name() {
+    let place = Place::new();
+    let store = place.store();
+    let session = store.create(NewSession::named(key("a"))).expect("created");
+    session.append("0").expect("appended");
+    place.write("a.txt", "zero");
+    session.files(place.work()).expect("opened").checkpoint(None).expect("taken");
+    session.append("1").expect("appended");
+    place.write("a.txt", "one");
+    session.files(place.work()).expect("opened").checkpoint(None).expect("taken");
+    let (was, now) = (fs::canonicalize(place.work()).expect("there"), place.dir.path().join("elsewhere"));
+    fs::rename(&was, &now).expect("moved");
+    let to = FilesTarget::At(At::Seq(Seq::new(0)));
+    let files = session.files(&now).expect("opened");
+    assert!(matches!(files.plan(&to, &PlanOptions::default()), Err(Error::NotFound { .. })), "a stranger");
+    drop(files);
+    let files = session.files_moved(&now, &was).expect("opened");
+    files.rewind(&to, Scope::Both, &PlanOptions::default()).expect("rewound");
+    assert_eq!(fs::read_to_string(now.join("a.txt")).expect("there"), "zero");
+    files.checkpoint(None).expect("taken");
+    files.undo(&PlanOptions::default()).expect("undone");
+    assert_eq!(fs::read_to_string(now.join("a.txt")).expect("there"), "one");
+    assert_eq!(store.read(&key("a")).expect("there").workspaces().expect("readable"), [was]);
+}
+
+#[test]
 fn a_fork_knows_what_files_were_at_its_base_though_the_parent_goes() {
     let place = Place::new();
     let store = place.store();

@@ -128,7 +128,12 @@ pub(crate) struct View {
 impl View {
     /// Whether `position` is a place in the view.
     pub(crate) fn has_place(&self, position: &Position) -> bool {
-        self.extents.iter().any(|extent| {
+        self.extent_of(position).is_some()
+    }
+
+    /// Which extent `position` is a place in.
+    pub(crate) fn extent_of(&self, position: &Position) -> Option<usize> {
+        self.extents.iter().position(|extent| {
             extent.source.uid == position.uid
                 && extent.moved == position.moved.get()
                 && extent.from.end <= position.offset.get()

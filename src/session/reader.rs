@@ -292,6 +292,11 @@ impl Reader {
         &self.store
     }
 
+    /// Where the lines end that this reader has seen of its own file.
+    pub(super) fn end(&self) -> u64 {
+        self.state().tip.link.end
+    }
+
     pub(crate) fn view(&self) -> &View {
         &self.view
     }
