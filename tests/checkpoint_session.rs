@@ -50,8 +50,12 @@ impl Place {
     }
 
     fn image(&self) -> BTreeMap<PathBuf, Vec<u8>> {
+        Self::image_of(self.work())
+    }
+
+    fn image_of(dir: PathBuf) -> BTreeMap<PathBuf, Vec<u8>> {
         let mut image = BTreeMap::new();
-        let mut dirs = vec![self.work()];
+        let mut dirs = vec![dir];
         while let Some(dir) = dirs.pop() {
             for entry in fs::read_dir(dir).expect("listed") {
                 let path = entry.expect("read").path();
@@ -627,4 +631,69 @@ fn a_hundred_checkpoints_take_little_more_than_their_contents() {
     let stored: u64 = packs.map(|entry| entry.expect("read").metadata().expect("there").len()).sum();
     println!("100 checkpoints: {stored} bytes for {distinct} compressed: {:.3}", stored as f64 / distinct as f64);
     assert!(stored * 10 <= distinct * 13, "{stored} bytes for {distinct}");
+}
+
+/// What gc says that it would do is what it does.
+#[test]
+fn a_dry_run_of_gc_changes_nothing_and_says_what_gc_does() {
+    let place = Place::new();
+    let noise = |seed: u32| -> Vec<u8> {
+        (0..40_000_u32).map(|n| (n ^ seed).wrapping_mul(2_654_435_761).to_be_bytes()[(n % 3) as usize]).collect()
+    };
+    let take = |store: &Store, id: &str, seed: u32| {
+        let session = store.create(NewSession::named(key(id))).expect("created");
+        session.append(id).expect("appended");
+        fs::write(place.work().join("own"), noise(seed)).expect("written");
+        session.files(place.work()).expect("opened").checkpoint(None).expect("taken");
+        session.append("more").expect("appended");
+        fs::write(place.work().join("own"), noise(seed + 1)).expect("written");
+        session.files(place.work()).expect("opened").checkpoint(None).expect("taken");
+        session.close().expect("closed");
+    };
+    let check = |store: &Store, what: &str| {
+        let root = place.dir.path().join("store");
+        // A lock file is made when somebody first takes the lock; it never holds anything.
+        let image = || {
+            let mut image = Place::image_of(root.clone());
+            image.retain(|path, _| !path.ends_with("lock"));
+            image
+        };
+        let before = image();
+        let said = store.gc(true).expect("planned");
+        assert!(image() == before, "{what}: a dry run changes nothing");
+        assert_eq!(store.gc(false).expect("collected"), said, "{what}");
+        assert!(store.objects().verify().expect("read").is_empty());
+        said
+    };
+    fs::write(place.work().join("shared"), noise(7)).expect("written");
+    let store = place.store();
+    assert_eq!(check(&store, "nothing there").packs, 0);
+    // Three packs: three processes write at once.
+    let (one, two, three) = (place.store(), place.store(), place.store());
+    take(&one, "a", 100);
+    take(&two, "b", 200);
+    take(&three, "c", 300);
+    take(&one, "d", 400);
+    one.fork(&key("b"), &At::Seq(Seq::new(0)), NewSession::named(key("f"))).expect("forked").close().expect("closed");
+    drop((one, two, three));
+    for id in ["b", "c"] {
+        store.delete(&key(id)).expect("deleted");
+    }
+    let said = check(&store, "one gone, one half needed");
+    assert!(said.packs >= 2 && said.objects_moved > 0 && said.graves == 1 && said.kept == 1, "{said:?}");
+    let reader = store.read(&key("f")).expect("there");
+    let found = reader.checkpoints().expect("readable");
+    let tree = reader.checkpoint_tree(found[0].id).expect("whole");
+    store.files(place.work()).expect("opened").diff_workspace(tree).expect("everything of it is there");
+    for id in ["f", "a"] {
+        store.delete(&key(id)).expect("deleted");
+        check(&store, id);
+    }
+    // A pack that somebody may go on writing is left alone: here, by gc itself, which moved something there.
+    drop((reader, store));
+    let store = place.store();
+    store.delete(&key("d")).expect("deleted");
+    let last = check(&store, "all gone");
+    assert!(last.packs > 0 && last.objects_moved == 0, "{last:?}");
+    assert_eq!(check(&store, "again").bytes, 0);
 }

@@ -204,7 +204,7 @@ pub(crate) fn checkpoint_at(disk: &dyn Disk, view: &View, place: &Position) -> R
     Ok(found)
 }
 
-/// Shows every record about files that stands in `transcript` after `from` to `visit`, in whatever view.
+/// Shows every record about files that stands in `transcript` after `from` to `visit`, with its start, in whatever view.
 ///
 /// # Errors
 ///
@@ -212,11 +212,11 @@ pub(crate) fn checkpoint_at(disk: &dyn Disk, view: &View, place: &Position) -> R
 pub(crate) fn each_record(
     transcript: &Transcript,
     from: Link,
-    mut visit: impl FnMut(FilesRecord) -> Result<()>,
+    mut visit: impl FnMut(u64, FilesRecord) -> Result<()>,
 ) -> Result<()> {
     ends::find(&transcript.file, &transcript.path, from, |seen| match seen {
         Seen::Line(start, whole) => match FilesRecord::of(whole) {
-            Some(record) => visit(record),
+            Some(record) => visit(start, record),
             None if whole.kind == kind::CHECKPOINT => Err(transcript.newer(start, whole.kind)),
             None => Ok(()),
         },

@@ -134,3 +134,27 @@ fn it_reads_what_differs_and_not_what_both_have() {
     let read = disk.counts().since(&before).bytes_read;
     assert!(read < 6 << 20, "{read} bytes were read of two conversations that share 25 MB");
 }
+
+/// A grave's copies of its ancestors may be the only ones.
+#[test]
+fn a_deleted_sessions_copies_of_its_ancestors_stay_while_a_fork_needs_them() {
+    let (_dir, store) = store();
+    let a = store.create(NewSession::named(key("a"))).expect("created");
+    append(&a, &["0", "1"]);
+    let b = fork(&store, "a", 1, "b");
+    append(&b, &["2", "3"]);
+    let c = fork(&store, "b", 2, "c");
+    append(&c, &["4"]);
+    drop((a, b, c));
+    let texts = |id: &str| store.read(&key(id)).and_then(|reader| reader.records().collect::<Result<Vec<_>, _>>());
+    let before = texts("c").expect("readable");
+    store.reroot(&key("b")).expect("copied");
+    for id in ["a", "b"] {
+        store.delete(&key(id)).expect("deleted");
+        store.gc(false).expect("collected");
+        assert_eq!(texts("c").expect("still readable"), before, "{id} is gone");
+        assert!(store.verify(None, |_| {}).expect("verified").is_sound());
+    }
+    store.delete(&key("c")).expect("deleted");
+    assert_eq!(store.gc(false).expect("collected").kept, 0);
+}
