@@ -72,7 +72,7 @@ pub use ids::{
 pub use index::{Archived, Cursor, Filter, Page};
 pub use session::{
     Appended, At, Checkpoint, Durability, FilesMoved, FilesTarget, Followed, Follower, NewRecord, OpenOptions,
-    OwnedRecord, Reader, Record, Records, RecordsBack, Scope, Session, SessionFiles, Sharing, Taken,
+    OwnedRecord, Parting, Reader, Record, Records, RecordsBack, Scope, Session, SessionFiles, Sharing, Taken,
 };
 pub use store::{
     Checked, Cleaned, Collected, Damage, Grep, NewSession, Progress, Repaired, Report, Rerooted, Store, StoreOptions,

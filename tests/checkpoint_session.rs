@@ -50,8 +50,12 @@ impl Place {
     }
 
     fn image(&self) -> BTreeMap<PathBuf, Vec<u8>> {
+        Self::image_of(self.work())
+    }
+
+    fn image_of(dir: PathBuf) -> BTreeMap<PathBuf, Vec<u8>> {
         let mut image = BTreeMap::new();
-        let mut dirs = vec![self.work()];
+        let mut dirs = vec![dir];
         while let Some(dir) = dirs.pop() {
             for entry in fs::read_dir(dir).expect("listed") {
                 let path = entry.expect("read").path();
@@ -282,6 +286,58 @@ fn a_fork_inherits_checkpoints_and_outlives_its_parent() {
     files.undo(&normal()).expect("undone");
     assert_eq!(place.image(), images[2]);
     assert_eq!(conversation(&store, "b"), ["0", "1", "\"b\""]);
+}
+
+#[test]
+fn a_fork_at_a_record_has_the_checkpoint_that_belongs_to_it() {
+    let place = Place::new();
+    let store = place.store();
+    let session = store.create(NewSession::named(key("a"))).expect("created");
+    session.append("0").expect("appended");
+    place.write("a.txt", "zero");
+    let files = session.files(place.work()).expect("opened");
+    files.checkpoint(Some("old")).expect("taken");
+    place.write("a.txt", "one");
+    let belongs = files.checkpoint(Some("new")).expect("taken");
+    drop(files);
+    session.append("1").expect("appended");
+    place.write("a.txt", "two");
+    session.files(place.work()).expect("opened").checkpoint(None).expect("taken");
+    let fork = store.fork(&key("a"), &At::Seq(Seq::new(0)), NewSession::named(key("b"))).expect("forked");
+    let reader = store.read(&key("b")).expect("there");
+    let labels: Vec<_> = reader.checkpoints().expect("readable").into_iter().map(|found| found.label).collect();
+    assert_eq!((texts(&reader).len(), labels), (1, vec![Some("old".to_owned()), Some("new".to_owned())]));
+    assert_eq!(reader.base().expect("a fork").1, belongs.position);
+    let files = fork.files(place.work()).expect("opened");
+    let force = PlanOptions { force: true, ..PlanOptions::default() };
+    files.rewind(&FilesTarget::At(At::Seq(Seq::new(0))), Scope::Both, &force).expect("rewound");
+    assert_eq!(place.read("a.txt"), "one");
+}
+
+#[test]
+fn a_workspace_that_moved_keeps_its_name() {
+    let place = Place::new();
+    let store = place.store();
+    let session = store.create(NewSession::named(key("a"))).expect("created");
+    session.append("0").expect("appended");
+    place.write("a.txt", "zero");
+    session.files(place.work()).expect("opened").checkpoint(None).expect("taken");
+    session.append("1").expect("appended");
+    place.write("a.txt", "one");
+    session.files(place.work()).expect("opened").checkpoint(None).expect("taken");
+    let (was, now) = (fs::canonicalize(place.work()).expect("there"), place.dir.path().join("elsewhere"));
+    fs::rename(&was, &now).expect("moved");
+    let to = FilesTarget::At(At::Seq(Seq::new(0)));
+    let files = session.files(&now).expect("opened");
+    assert!(matches!(files.plan(&to, &PlanOptions::default()), Err(Error::NotFound { .. })), "a stranger");
+    drop(files);
+    let files = session.files_moved(&now, &was).expect("opened");
+    files.rewind(&to, Scope::Both, &PlanOptions::default()).expect("rewound");
+    assert_eq!(fs::read_to_string(now.join("a.txt")).expect("there"), "zero");
+    files.checkpoint(None).expect("taken");
+    files.undo(&PlanOptions::default()).expect("undone");
+    assert_eq!(fs::read_to_string(now.join("a.txt")).expect("there"), "one");
+    assert_eq!(store.read(&key("a")).expect("there").workspaces().expect("readable"), [was]);
 }
 
 #[test]
@@ -575,4 +631,69 @@ fn a_hundred_checkpoints_take_little_more_than_their_contents() {
     let stored: u64 = packs.map(|entry| entry.expect("read").metadata().expect("there").len()).sum();
     println!("100 checkpoints: {stored} bytes for {distinct} compressed: {:.3}", stored as f64 / distinct as f64);
     assert!(stored * 10 <= distinct * 13, "{stored} bytes for {distinct}");
+}
+
+/// What gc says that it would do is what it does.
+#[test]
+fn a_dry_run_of_gc_changes_nothing_and_says_what_gc_does() {
+    let place = Place::new();
+    let noise = |seed: u32| -> Vec<u8> {
+        (0..40_000_u32).map(|n| (n ^ seed).wrapping_mul(2_654_435_761).to_be_bytes()[(n % 3) as usize]).collect()
+    };
+    let take = |store: &Store, id: &str, seed: u32| {
+        let session = store.create(NewSession::named(key(id))).expect("created");
+        session.append(id).expect("appended");
+        fs::write(place.work().join("own"), noise(seed)).expect("written");
+        session.files(place.work()).expect("opened").checkpoint(None).expect("taken");
+        session.append("more").expect("appended");
+        fs::write(place.work().join("own"), noise(seed + 1)).expect("written");
+        session.files(place.work()).expect("opened").checkpoint(None).expect("taken");
+        session.close().expect("closed");
+    };
+    let check = |store: &Store, what: &str| {
+        let root = place.dir.path().join("store");
+        // A lock file is made when somebody first takes the lock; it never holds anything.
+        let image = || {
+            let mut image = Place::image_of(root.clone());
+            image.retain(|path, _| !path.ends_with("lock"));
+            image
+        };
+        let before = image();
+        let said = store.gc(true).expect("planned");
+        assert!(image() == before, "{what}: a dry run changes nothing");
+        assert_eq!(store.gc(false).expect("collected"), said, "{what}");
+        assert!(store.objects().verify().expect("read").is_empty());
+        said
+    };
+    fs::write(place.work().join("shared"), noise(7)).expect("written");
+    let store = place.store();
+    assert_eq!(check(&store, "nothing there").packs, 0);
+    // Three packs: three processes write at once.
+    let (one, two, three) = (place.store(), place.store(), place.store());
+    take(&one, "a", 100);
+    take(&two, "b", 200);
+    take(&three, "c", 300);
+    take(&one, "d", 400);
+    one.fork(&key("b"), &At::Seq(Seq::new(0)), NewSession::named(key("f"))).expect("forked").close().expect("closed");
+    drop((one, two, three));
+    for id in ["b", "c"] {
+        store.delete(&key(id)).expect("deleted");
+    }
+    let said = check(&store, "one gone, one half needed");
+    assert!(said.packs >= 2 && said.objects_moved > 0 && said.graves == 1 && said.kept == 1, "{said:?}");
+    let reader = store.read(&key("f")).expect("there");
+    let found = reader.checkpoints().expect("readable");
+    let tree = reader.checkpoint_tree(found[0].id).expect("whole");
+    store.files(place.work()).expect("opened").diff_workspace(tree).expect("everything of it is there");
+    for id in ["f", "a"] {
+        store.delete(&key(id)).expect("deleted");
+        check(&store, id);
+    }
+    // A pack that somebody may go on writing is left alone: here, by gc itself, which moved something there.
+    drop((reader, store));
+    let store = place.store();
+    store.delete(&key("d")).expect("deleted");
+    let last = check(&store, "all gone");
+    assert!(last.packs > 0 && last.objects_moved == 0, "{last:?}");
+    assert_eq!(check(&store, "again").bytes, 0);
 }

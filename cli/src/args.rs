@@ -34,12 +34,18 @@ pub(crate) enum Command {
     Cat(Cat),
     /// Make a session that begins with another one's records, and print its id
     Fork(Fork),
-    /// Make a record the newest one, and print the position that was left
+    /// Make a record the newest one, and print the position that was left; with --files, bring the files back too
     Rewind(Rewind),
-    /// Take back the newest rewind
-    Undo(Name),
-    /// Take back the newest undo
-    Redo(Name),
+    /// Take back the newest rewind, and of the files too if it moved them
+    Undo(Back),
+    /// Take back the newest undo, and of the files too if it moved them
+    Redo(Back),
+    /// Keep the files of a workspace as they are now, and print the checkpoint's id
+    Checkpoint(Checkpoint),
+    /// List the checkpoints of a session
+    Checkpoints(Name),
+    /// Show what differs: between two checkpoints, a checkpoint and the files now, or two sessions
+    Diff(Diff),
     /// Change title, tags and other metadata
     Set(Set),
     /// List sessions, the one updated last first
@@ -158,15 +164,82 @@ pub(crate) struct Fork {
 }
 
 #[derive(Args, Debug)]
+#[group(id = "where", required = true, multiple = false, args = ["to", "to_id", "to_checkpoint"])]
 pub(crate) struct Rewind {
     #[command(flatten)]
     pub(crate) name: Name,
     /// The record that is the newest then: its number, or a printed position
-    #[arg(long, value_name = "SEQ", value_parser = names::place, required_unless_present = "to_id", conflicts_with = "to_id")]
+    #[arg(long, value_name = "SEQ", value_parser = names::place)]
     pub(crate) to: Option<At>,
     /// The same, by the record's id
     #[arg(long, value_name = "X", value_parser = names::record_id)]
     pub(crate) to_id: Option<RecordId>,
+    /// The same, by a checkpoint that belongs to it: its id, how that begins, or its label
+    #[arg(long, value_name = "C")]
+    pub(crate) to_checkpoint: Option<String>,
+    /// Bring the files back too, to what they were then
+    #[arg(long, group = "moving")]
+    pub(crate) files: bool,
+    /// Bring the files back, and leave the conversation where it is
+    #[arg(long, group = "moving")]
+    pub(crate) files_only: bool,
+    /// Only files that match, written as in .gitignore; may be given more than once
+    #[arg(long, value_name = "GLOB", requires = "moving")]
+    pub(crate) only: Vec<String>,
+    #[command(flatten)]
+    pub(crate) how: How,
+}
+
+/// How files are brought back.
+#[derive(Args, Debug)]
+pub(crate) struct How {
+    /// The directory of the files [default: where they were]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) workspace: Option<PathBuf>,
+    /// Only say what would become of the files
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Change files too that have been changed by somebody else; `undo` brings that back
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Back {
+    #[command(flatten)]
+    pub(crate) name: Name,
+    #[command(flatten)]
+    pub(crate) how: How,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Checkpoint {
+    #[command(flatten)]
+    pub(crate) name: Name,
+    /// Only these files; one that does not exist is noted as such [default: the whole workspace]
+    pub(crate) paths: Vec<PathBuf>,
+    /// The directory of the files [default: that of the session's newest checkpoint, or else this one]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) workspace: Option<PathBuf>,
+    /// What to call it
+    #[arg(long, value_name = "L")]
+    pub(crate) label: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Diff {
+    /// A session: ID or PROJECT/ID; or one of its checkpoints: ID@CHECKPOINT, by id, how that begins, or label
+    #[arg(allow_hyphen_values = true)]
+    pub(crate) a: String,
+    /// The same; what differs is shown as what turns A into B [default: the files as they are now]
+    #[arg(allow_hyphen_values = true)]
+    pub(crate) b: Option<String>,
+    /// The project that they are in
+    #[arg(long, value_name = "P", allow_hyphen_values = true)]
+    pub(crate) project: Option<String>,
+    /// The directory of the files [default: where they were]
+    #[arg(long, value_name = "DIR", conflicts_with = "b")]
+    pub(crate) workspace: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]

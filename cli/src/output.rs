@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use comfy_table::{Cell, Color, ContentArrangement, Table, presets};
 use forklog::{
-    Entry, Error, Kind, Named, OwnedRecord, Position, Progress, ProjectName, Seq, SessionId, SessionKey, Timestamp,
+    Checkpoint, Entry, Error, Kind, Named, OwnedRecord, Position, Progress, ProjectName, Seq, SessionId, SessionKey,
+    Timestamp,
 };
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
@@ -20,6 +21,8 @@ pub(crate) enum Failure {
     At(String, Error),
     /// A usage that the arguments' own rules cannot tell.
     Usage(String),
+    /// Something that was named is not there.
+    Missing(String),
     /// Everything was said already; only the exit code is left.
     Said(Kind),
     /// Standard output or input failed.
@@ -54,6 +57,10 @@ impl Failure {
             Self::Usage(why) => {
                 say(&format!("error: {why}"));
                 ExitCode::from(2)
+            }
+            Self::Missing(what) => {
+                say(&format!("error: {what}"));
+                ExitCode::from(3)
             }
             Self::Engine(error) => {
                 say(&format!("error: {error}{}", hint(&error)));
@@ -94,6 +101,7 @@ fn hint(error: &Error) -> &'static str {
             "; `forklog cat --envelope` shows the records, numbered from 0"
         }
         Error::NotFound { what: Named::Side, .. } => "; `forklog info` shows the session's side transcripts",
+        Error::NotFound { what: Named::Checkpoint, .. } => "; `forklog checkpoints` shows what there is",
         Error::Exists { .. } => "; choose another id, or append to it",
         Error::BadJson { .. } => "; give one JSON value on each line",
         Error::TooDeep { .. } | Error::TooLarge { .. } => "; split it, or store it elsewhere and refer to it",
@@ -138,6 +146,11 @@ impl Out {
         Ok(self.out.write_all(b"\n")?)
     }
 
+    /// Bytes as they are.
+    pub(crate) fn bytes(&mut self, bytes: &[u8]) -> Done {
+        Ok(self.out.write_all(bytes)?)
+    }
+
     /// A line for people, or a value for programs.
     pub(crate) fn either(&mut self, text: &str, value: &impl Serialize) -> Done {
         if self.json { self.value(value) } else { self.raw(text.as_bytes()) }
@@ -151,6 +164,9 @@ impl Out {
 /// A record as JSON. The payload stays as it is, to the order of its members and the digits of its numbers.
 #[derive(Serialize)]
 pub(crate) struct Shown<'a> {
+    /// Of two sessions that are compared, the one that has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) only: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<&'a SessionId>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -167,7 +183,7 @@ impl<'a> Shown<'a> {
         let OwnedRecord { seq, at, position, .. } = *record;
         let data = serde_json::from_slice(&record.payload).ok();
         let (id, project) = (of.map(|of| &of.session), of.map(|of| &of.project));
-        Self { id, project, seq, at, record_id: record.id.as_deref(), position, data }
+        Self { only: None, id, project, seq, at, record_id: record.id.as_deref(), position, data }
     }
 }
 
@@ -184,6 +200,23 @@ pub(crate) fn sessions(entries: &[Entry], now: i64) -> String {
             Cell::new(cost).fg(Color::Yellow),
             Cell::new(entry.model.as_deref().unwrap_or_default()),
             Cell::new(clean(&called(entry))),
+        ]);
+    }
+    table.trim_fmt()
+}
+
+/// A table of checkpoints.
+pub(crate) fn checkpoints(found: &[Checkpoint], now: i64) -> String {
+    let mut table = plain_table();
+    table.set_header(["checkpoint", "after record", "taken", "label", "files of"].map(head));
+    for one in found {
+        let part = if one.whole { "" } else { " (some)" };
+        table.add_row([
+            Cell::new(one.id).fg(Color::Cyan),
+            Cell::new(one.seq.map_or("none".to_owned(), |seq| seq.to_string())),
+            Cell::new(age(now - one.at.as_millis())),
+            Cell::new(clean(one.label.as_deref().unwrap_or_default())),
+            Cell::new(format!("{}{part}", clean(&one.workspace.to_string_lossy()))),
         ]);
     }
     table.trim_fmt()

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use crate::error::Result;
 use crate::objects::{Entry, EntryKind};
-use crate::workspace::RelPath;
+use crate::workspace::{RelPath, Skipped};
 
 /// Contents longer than this are compared as a whole, not line by line.
 const MAX_LINES_LEN: usize = 8 << 20;
@@ -45,12 +45,15 @@ impl Change {
 /// What differs between two states of a workspace. Serialises as JSON; [`Diff::to_unified`] is for people and `patch`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Diff {
-    /// The files, sorted by path.
+    /// The files, sorted by path. In JSON it is called `files_changed`, as in a [`Plan`](super::Plan).
+    #[serde(rename = "files_changed")]
     pub files: Vec<FileDiff>,
     /// Lines added.
     pub insertions: u64,
     /// Lines removed.
     pub deletions: u64,
+    /// Paths of a workspace that are left out, and why; none when two checkpoints are compared.
+    pub skipped: Vec<Skipped>,
 }
 
 /// What differs in one file.

@@ -135,7 +135,7 @@ impl Files {
         Ok(diff)
     }
 
-    /// What has changed in the workspace since `before`.
+    /// What has changed in the workspace since `before`. Paths that cannot be compared are in [`Diff::skipped`].
     ///
     /// # Errors
     ///
@@ -146,7 +146,9 @@ impl Files {
         let mut differ = Vec::new();
         let (one, other) = (Side::Stored(before), Side::Live(&snapshot.root));
         compare(&self.objects, one, other, &mut |path, found| differ.push((path, found)))?;
-        let mut diff = Diff::default();
+        let is_skipped = |path: &RelPath| snapshot.skipped.iter().any(|skipped| path.is_within(&skipped.path));
+        differ.retain(|(path, found)| found.other.is_some() || !is_skipped(path));
+        let mut diff = Diff { skipped: snapshot.skipped, ..Diff::default() };
         for (path, found) in differ {
             let name = path.clone();
             let file = OneFile::new(path, found.one, found.other, |is_after, entry| match is_after {

@@ -176,7 +176,35 @@ pub(crate) fn in_view(disk: &dyn Disk, view: &View) -> Result<Vec<InView>> {
     Ok(found)
 }
 
-/// Shows every record about files that stands in `transcript` after `from` to `visit`, in whatever view.
+/// The newest checkpoint of a whole workspace that belongs to the record before `place` in `view`: the place just after it.
+///
+/// Cost: one read up to the next record.
+pub(crate) fn checkpoint_at(disk: &dyn Disk, view: &View, place: &Position) -> Result<Option<Position>> {
+    let mut found = None;
+    let Some(index) = view.extent_of(place) else { return Ok(found) };
+    let mut from = Some(link_at(place));
+    for extent in view.extents.iter().skip(index) {
+        let source = extent.source.open(disk)?;
+        let mut walk = Walk::new(source.clone(), from.take().unwrap_or(extent.from), extent.to);
+        loop {
+            match walk.next()? {
+                Walked::Line(_, whole) if whole.kind == kind::DATA => return Ok(found),
+                Walked::Line(_, whole) if whole.kind == kind::CHECKPOINT => {
+                    if read_checkpoint(&whole).is_some_and(|found| found.id.is_some() && found.state.tree.is_some()) {
+                        let tip = Tip { link: whole.link, records: place.records, moved: extent.moved };
+                        found = Some(source.position(&tip));
+                    }
+                }
+                Walked::Line(..) => {}
+                Walked::Gap(_) => return Ok(found),
+                Walked::End => break,
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Shows every record about files that stands in `transcript` after `from` to `visit`, with its start, in whatever view.
 ///
 /// # Errors
 ///
@@ -184,11 +212,11 @@ pub(crate) fn in_view(disk: &dyn Disk, view: &View) -> Result<Vec<InView>> {
 pub(crate) fn each_record(
     transcript: &Transcript,
     from: Link,
-    mut visit: impl FnMut(FilesRecord) -> Result<()>,
+    mut visit: impl FnMut(u64, FilesRecord) -> Result<()>,
 ) -> Result<()> {
     ends::find(&transcript.file, &transcript.path, from, |seen| match seen {
         Seen::Line(start, whole) => match FilesRecord::of(whole) {
-            Some(record) => visit(record),
+            Some(record) => visit(start, record),
             None if whole.kind == kind::CHECKPOINT => Err(transcript.newer(start, whole.kind)),
             None => Ok(()),
         },

@@ -40,6 +40,21 @@ impl Layout {
         }
     }
 
+    /// Where the file of `base` may be, in the order in which it is looked for: `session` is read, and the file that names the base was
+    /// found in `dir`.
+    pub(crate) fn bases(&self, session: &Path, dir: &Path, base: &Base) -> Vec<PathBuf> {
+        let uid = Position::from(base.at).uid;
+        let below = Self::transcript(base.side.as_ref());
+        let mut places = vec![
+            Self::copy(session, uid),
+            Self::copy(dir, uid),
+            self.session(&base.project, &base.session).join(&below),
+            self.grave(base.main).join(&below),
+        ];
+        places.dedup();
+        places
+    }
+
     /// The copy of an ancestor in a session's directory.
     pub(crate) fn copy(session: &Path, uid: Uid) -> PathBuf {
         session.join("lineage").join(format!("{uid}.jsonl"))
@@ -128,12 +143,35 @@ pub(crate) struct View {
 impl View {
     /// Whether `position` is a place in the view.
     pub(crate) fn has_place(&self, position: &Position) -> bool {
-        self.extents.iter().any(|extent| {
+        self.extent_of(position).is_some()
+    }
+
+    /// Which extent `position` is a place in.
+    pub(crate) fn extent_of(&self, position: &Position) -> Option<usize> {
+        self.extents.iter().position(|extent| {
             extent.source.uid == position.uid
                 && extent.moved == position.moved.get()
                 && extent.from.end <= position.offset.get()
                 && position.offset.get() <= extent.to
         })
+    }
+
+    /// How many records this view and another begin with that are the same lines of the same files.
+    ///
+    /// Reads nothing: a part of a file that begins behind the same line is the same part.
+    pub(crate) fn shared_with(&self, other: &Self) -> u64 {
+        let end = |view: &Self, index: usize| view.extents.get(index + 1).map_or(view.end.records, |next| next.first);
+        let mut shared = 0;
+        for (index, (one, two)) in self.extents.iter().zip(&other.extents).enumerate() {
+            if one.source.uid != two.source.uid || one.from.end != two.from.end {
+                break;
+            }
+            shared = end(self, index).min(end(other, index));
+            if one.to != two.to {
+                break;
+            }
+        }
+        shared
     }
 
     /// Whether the line at `start` of file `uid` is in the view.
@@ -255,7 +293,7 @@ impl<'d> Lineage<'d> {
         if self.chain.iter().any(|seen| seen.uid == limit.uid) {
             return lineage("it comes back to itself");
         }
-        let places = self.places(&child.dir, base);
+        let places = self.layout.bases(&self.chain[0].dir, &child.dir, base);
         let mut next = Ancestor { uid: limit.uid, base: None, limit, places, dir: PathBuf::new(), held: None };
         let found = next.open(self.disk)?;
         next.base = found.header.base.clone();
@@ -263,20 +301,6 @@ impl<'d> Lineage<'d> {
         self.open = (level + 1, found);
         self.chain.push(Arc::new(next));
         Ok(true)
-    }
-
-    /// Where the file of `base` may be, in the order in which it is looked for.
-    fn places(&self, child: &Path, base: &Base) -> Vec<PathBuf> {
-        let uid = Position::from(base.at).uid;
-        let below = Layout::transcript(base.side.as_ref());
-        let mut places = vec![
-            Layout::copy(&self.chain[0].dir, uid),
-            Layout::copy(child, uid),
-            self.layout.session(&base.project, &base.session).join(&below),
-            self.layout.grave(base.main).join(&below),
-        ];
-        places.dedup();
-        places
     }
 
     /// Every ancestor, nearest first, the transcript itself left out.

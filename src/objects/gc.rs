@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::pack::{Pack, index_path};
 use super::writer::SEALED_LEN;
-use super::{Entry, EntryKind, ObjectStore, PATIENCE, read_tree};
+use super::{Entry, EntryKind, ObjectStore, PATIENCE, State, read_tree};
 use crate::disk::{File, How, LockMode};
 use crate::error::{Error, Result};
 use crate::format::pack::{FrameKind, MAX_OBJECT};
@@ -30,7 +30,7 @@ pub enum Root {
     Blob(ObjectId),
 }
 
-/// What [`ObjectStore::gc`] did.
+/// What [`ObjectStore::gc`] did, or [`ObjectStore::gc_dry_run`] would do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct GcReport {
     /// Objects that are live.
@@ -81,6 +81,44 @@ impl ObjectStore {
         Ok(report)
     }
 
+    /// What [`ObjectStore::gc`] would do with these roots, if nobody wrote meanwhile. Changes nothing, but writers wait while it looks.
+    ///
+    /// # Errors
+    ///
+    /// As [`ObjectStore::gc`], apart from what only copying an object would find.
+    pub fn gc_dry_run(&self, roots: &[Root]) -> Result<GcReport> {
+        let live = self.reachable(roots)?;
+        let mut report = GcReport { live_objects: live.len() as u64, ..GcReport::default() };
+        if self.disk.stat(&self.dir.join("lock")).is_err() {
+            return Ok(report); // Nobody has ever put anything.
+        }
+        let _nobody_writes = self.lock("lock", LockMode::Exclusive, PATIENCE)?;
+        let mut state = self.state();
+        let chosen = self.choose(&mut state, &live)?;
+        let mut moved = HashSet::new();
+        for Candidate { pack, len, .. } in &chosen {
+            report.packs_removed += 1;
+            report.bytes_removed += len;
+            let file = super::pack::open(&*self.disk, &pack.path)?;
+            for entry in pack.entries().iter().filter(|entry| live.contains(&entry.id)) {
+                let stays = |other: &Pack| chosen.iter().all(|found| found.pack.uid != other.uid);
+                if moved.contains(&entry.id) || ObjectStore::is_stored_in(&state, &entry.id, stays) {
+                    continue;
+                }
+                let head = super::pack::read_head(&*file, &pack.path, pack.uid, entry.at)?;
+                let FrameKind::Object(kind) = head.kind else { continue };
+                let torn = pack.scanned().synced <= entry.at;
+                if torn && !matches!(self.get_known(&mut state, kind, entry.id, MAX_OBJECT), Ok(Some(_))) {
+                    continue;
+                }
+                moved.insert(entry.id);
+                report.bytes_moved += head.frame_len();
+            }
+        }
+        report.objects_moved = moved.len() as u64;
+        Ok(report)
+    }
+
     /// Everything that the roots need.
     fn reachable(&self, roots: &[Root]) -> Result<HashSet<ObjectId>> {
         let mut live = HashSet::new();
@@ -108,7 +146,18 @@ impl ObjectStore {
     fn condemn(&self, live: &HashSet<ObjectId>) -> Result<Vec<Candidate>> {
         let _nobody_writes = self.lock("lock", LockMode::Exclusive, PATIENCE)?;
         let mut state = self.state();
+        let chosen = self.choose(&mut state, live)?;
+        for found in &chosen {
+            let path = found.pack.path.with_extension("condemned");
+            self.disk.open(&path, How::Create).map_err(|e| Error::io("create", &path, e))?;
+        }
         self.refresh(&mut state)?;
+        Ok(chosen)
+    }
+
+    /// Chooses the packs that are worth removing, of those that nobody writes. The same again for the same packs and roots.
+    fn choose(&self, state: &mut State, live: &HashSet<ObjectId>) -> Result<Vec<Candidate>> {
+        self.refresh(state)?;
         let mut unused = Vec::new();
         for pack in state.packs.values() {
             let path = &pack.path;
@@ -118,6 +167,8 @@ impl ObjectStore {
                 unused.push(Candidate { pack: pack.clone(), len, _lock: file });
             }
         }
+        // Which of two copies counts as dead must not depend on the order in which packs were found.
+        unused.sort_by_key(|found| found.pack.uid);
         let n_small = unused.iter().filter(|found| found.len < SMALL).count();
         let mut chosen = Vec::new();
         let mut seen = HashSet::new();
@@ -125,12 +176,9 @@ impl ObjectStore {
             let small = FEW_SMALL <= n_small && found.len < SMALL;
             let dead = self.dead_bytes(&found, live, &mut seen)?;
             if found.pack.condemned || small || found.len <= dead.saturating_mul(DEAD_PART) {
-                let path = found.pack.path.with_extension("condemned");
-                self.disk.open(&path, How::Create).map_err(|e| Error::io("create", &path, e))?;
                 chosen.push(found);
             }
         }
-        self.refresh(&mut state)?;
         Ok(chosen)
     }
 

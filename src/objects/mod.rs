@@ -280,7 +280,14 @@ impl ObjectStore {
 
     /// Whether the object need not be stored again: it is in the pack being written, or promised in one that stays.
     fn is_stored(state: &State, id: &ObjectId) -> bool {
-        let is_in = |pack: &Arc<Pack>| !pack.condemned && pack.find(id).is_some_and(|at| at < pack.scanned().synced);
+        Self::is_stored_in(state, id, |_| true)
+    }
+
+    /// [`ObjectStore::is_stored`], if only the packs stay that are not condemned and of which `stays` says so.
+    fn is_stored_in(state: &State, id: &ObjectId, stays: impl Fn(&Pack) -> bool) -> bool {
+        let is_in = |pack: &Arc<Pack>| {
+            !pack.condemned && pack.find(id).is_some_and(|at| at < pack.scanned().synced) && stays(pack)
+        };
         state.writer.as_ref().is_some_and(|writer| writer.has(id)) || state.packs.values().any(is_in)
     }
 

@@ -30,6 +30,7 @@ use crate::workspace::{RelPath, ScanOptions, Skipped, Workspace};
 pub struct SessionFiles<'s> {
     session: &'s Session,
     files: Files,
+    /// The name that the workspace has in the session's records: where it is, or was before it moved.
     root: PathText,
     /// Whether the session's own file is known to say something about this workspace, or to need nothing of its parent.
     inherited: AtomicBool,
@@ -49,7 +50,8 @@ pub struct Checkpoint {
     pub position: Position,
     /// The record before it, to which it belongs.
     pub seq: Option<Seq>,
-    /// The workspace, where it was.
+    /// The workspace, where it was. In JSON, bytes that are not UTF-8 are `\xNN`, as in a [`RelPath`].
+    #[serde(serialize_with = "crate::workspace::path_text")]
     pub workspace: PathBuf,
     /// Whether it has the whole workspace, and not only some paths.
     pub whole: bool,
@@ -107,6 +109,8 @@ struct Intent {
     session: SessionId,
     side: Option<SideName>,
     uid: Uid,
+    /// The name under which the session knows the workspace.
+    workspace: PathText,
     step: Step,
 }
 
@@ -140,13 +144,19 @@ impl Session {
     /// - [`Error::Io`], [`Error::Full`], and what opening the other session can return.
     #[cfg(unix)]
     pub fn files(&self, workspace: impl AsRef<Path>) -> Result<SessionFiles<'_>> {
-        let workspace = crate::workspace::OsWorkspace::open(workspace.as_ref())?;
-        let mut scan = ScanOptions::default();
-        let store = std::fs::canonicalize(self.core.store.path()).unwrap_or_else(|_| self.core.store.path().to_owned());
-        if let Ok(inside) = store.strip_prefix(workspace.root()) {
-            scan.excluded.push(RelPath::new(inside.as_os_str().as_encoded_bytes())?);
-        }
-        self.files_of(Arc::new(workspace), scan)
+        let (workspace, scan) = self.core.store.open_workspace(workspace.as_ref())?;
+        self.files_of(workspace, scan)
+    }
+
+    /// [`Session::files`] of a workspace that has moved: the session's records know it as `was`, and go on calling it that.
+    ///
+    /// # Errors
+    ///
+    /// As [`Session::files`].
+    #[cfg(unix)]
+    pub fn files_moved(&self, workspace: impl AsRef<Path>, was: impl AsRef<Path>) -> Result<SessionFiles<'_>> {
+        let (workspace, scan) = self.core.store.open_workspace(workspace.as_ref())?;
+        self.files_named(workspace, scan, text_of(was.as_ref()))
     }
 
     /// [`Session::files`] of a workspace of another kind, or with other rules for what a checkpoint takes in.
@@ -155,7 +165,16 @@ impl Session {
     ///
     /// As [`Session::files`].
     pub fn files_of(&self, workspace: Arc<dyn Workspace>, scan: ScanOptions) -> Result<SessionFiles<'_>> {
-        let root = PathText(workspace.root().as_os_str().as_encoded_bytes().to_owned());
+        let root = text_of(workspace.root());
+        self.files_named(workspace, scan, root)
+    }
+
+    fn files_named(
+        &self,
+        workspace: Arc<dyn Workspace>,
+        scan: ScanOptions,
+        root: PathText,
+    ) -> Result<SessionFiles<'_>> {
         let files = self.core.store.workspace_files(workspace, scan);
         let found = SessionFiles { session: self, files, root, inherited: AtomicBool::new(false) };
         found.recover()?;
@@ -370,7 +389,7 @@ impl SessionFiles<'_> {
         let disk = &**core.store.disk();
         let mut lineage = Lineage::new(disk, core.store.layout(), &core.transcript);
         let Some(parent) = lineage.ancestors()?.first().cloned() else { return Ok(state) };
-        let read = each_record(&parent.open(disk)?, link_at(&base.at.into()), |record| {
+        let read = each_record(&parent.open(disk)?, link_at(&base.at.into()), |_, record| {
             if *record.workspace() == self.root {
                 for (path, entry) in &record.before().paths {
                     state.paths.entry(path.clone()).or_insert(*entry);
@@ -408,7 +427,7 @@ impl SessionFiles<'_> {
         let view = core.finder().view(head)?;
         let checkpoints = in_view(&**core.store.disk(), &view)?;
         let (exact, place) = self.find(to, &view, &checkpoints)?;
-        let missing = || Error::not_found(Named::Checkpoint, place);
+        let missing = || Error::not_found(Named::Checkpoint, format!("at or before {place}"));
         let target = match exact {
             Some(exact) if exact.record.state.tree.is_some() => self.whole_target(&history, exact)?,
             _ => self.pieced_target(&history, &view, &place)?.ok_or_else(missing)?,
@@ -528,7 +547,14 @@ impl SessionFiles<'_> {
         let plan = self.files.plan(&goal.target, &goal.seen, options)?;
         let core = self.core();
         let SessionKey { project, session } = core.key.clone();
-        let intent = Intent { project, session, side: core.side.clone(), uid: self.session.uid(), step: goal.step };
+        let intent = Intent {
+            project,
+            session,
+            side: core.side.clone(),
+            uid: self.session.uid(),
+            workspace: self.root.clone(),
+            step: goal.step,
+        };
         let payload = serde_json::to_vec(&intent).map_err(|error| Error::BadJson { why: error.to_string() })?;
         let mut left = None;
         let outcome = self.files.apply(&plan, &payload, |outcome| {
@@ -548,10 +574,10 @@ impl SessionFiles<'_> {
                 return Ok(());
             };
             if intent.uid == self.session.uid() {
-                return self.core().commit_files(&self.root, &intent.step, outcome, Commit::Again).map(drop);
+                return self.core().commit_files(&intent.workspace, &intent.step, outcome, Commit::Again).map(drop);
             }
             let Some(other) = open(&self.core().store, &intent)? else { return Ok(()) };
-            other.core.commit_files(&self.root, &intent.step, outcome, Commit::Again).map(drop)
+            other.core.commit_files(&intent.workspace, &intent.step, outcome, Commit::Again).map(drop)
         };
         self.files.recover(again).map(drop)
     }
@@ -713,6 +739,28 @@ impl Reader {
         Ok(found.into_iter().filter_map(checkpoint).collect())
     }
 
+    /// The workspaces whose files the session's history says anything of, each once, the one it spoke of last first. They are where
+    /// they were then.
+    ///
+    /// Cost: one read of the view, and of abandoned tails.
+    ///
+    /// # Errors
+    ///
+    /// As [`Records::next`](super::Records::next).
+    pub fn workspaces(&self) -> Result<Vec<PathBuf>> {
+        let (store, transcript) = (self.store(), self.transcript());
+        let disk = &**store.disk();
+        let mut lineage = Lineage::new(disk, store.layout(), transcript);
+        let history = History::read(disk, &mut lineage, transcript, self.end())?;
+        let mut found: Vec<&PathText> = Vec::new();
+        for line in history.lines.iter().rev() {
+            if !found.contains(&line.record.workspace()) {
+                found.push(line.record.workspace());
+            }
+        }
+        Ok(found.into_iter().map(path_of).collect())
+    }
+
     /// The tree of a checkpoint of the whole workspace, for [`Files::diff_trees`].
     ///
     /// # Errors
@@ -747,6 +795,10 @@ fn label_of(label: Option<&str>) -> Result<Option<Label>> {
     let checked =
         |label: &str| Label::try_from(label.to_owned()).map_err(|why| Error::bad_name(Named::Checkpoint, label, why));
     label.map(checked).transpose()
+}
+
+fn text_of(path: &Path) -> PathText {
+    PathText(path.as_os_str().as_encoded_bytes().to_owned())
 }
 
 #[cfg(unix)]

@@ -211,6 +211,25 @@ impl Reader {
         Ok(records.next()?.map(|record| record.to_owned()))
     }
 
+    /// Where this conversation and another one part, and what each has from there on.
+    ///
+    /// Told by lineage: records that a fork inherited are the same, records that only look alike are not. Both readers may
+    /// be of one transcript, as it was at two [positions](Reader::at). Cost: in proportion to what is read of [`Parting::ours`] and
+    /// [`Parting::theirs`], however much the two have in common, apart from finding the place as [`Reader::records_from`] does.
+    ///
+    /// # Errors
+    ///
+    /// As [`Records::next`].
+    pub fn diff(&self, other: &Self) -> Result<Parting> {
+        let shared = self.view.shared_with(&other.view);
+        let at = match shared.checked_sub(1) {
+            Some(last) => Some(self.position(&At::Seq(Seq(last)))?),
+            None => None,
+        };
+        let (ours, theirs) = (self.records_from(Seq(shared))?, other.records_from(Seq(shared))?);
+        Ok(Parting { shared, at, ours, theirs })
+    }
+
     /// This transcript as it was at a position of its history: in an abandoned tail, say.
     ///
     /// # Errors
@@ -273,6 +292,11 @@ impl Reader {
         &self.store
     }
 
+    /// Where the lines end that this reader has seen of its own file.
+    pub(super) fn end(&self) -> u64 {
+        self.state().tip.link.end
+    }
+
     pub(crate) fn view(&self) -> &View {
         &self.view
     }
@@ -285,6 +309,21 @@ impl Reader {
         let store = &self.store;
         Finder { disk: &**store.disk(), layout: store.layout(), transcript: &self.transcript }
     }
+}
+
+/// Where two conversations part: see [`Reader::diff`].
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Parting {
+    /// How many records both begin with; the first that may differ has this number.
+    pub shared: u64,
+    /// The place after the last record that both have, in the file that owns it; `None` when they have nothing in common. A fork made
+    /// there begins where the two part.
+    pub at: Option<Position>,
+    /// What only the reader that was asked has, oldest first.
+    pub ours: Records,
+    /// What only the other one has.
+    pub theirs: Records,
 }
 
 /// Records of a view, oldest first.
@@ -486,7 +525,7 @@ impl Follower {
                 return Ok(Followed::Nothing);
             }
         }
-        let shared = self.shared();
+        let shared = self.seen.shared_with(&self.reader.view);
         let old = std::mem::replace(&mut self.seen, self.reader.view.clone());
         self.records = Some(self.reader.records_from(Seq(shared))?);
         if shared < old.end.records {
@@ -508,25 +547,5 @@ impl Follower {
             self.records = None;
         }
         Ok(found)
-    }
-
-    /// How many records the view that was seen and the new one have in common.
-    fn shared(&self) -> u64 {
-        let (old, new) = (&self.seen.extents, &self.reader.view.extents);
-        let mut shared = 0;
-        for (index, (before, after)) in old.iter().zip(new).enumerate() {
-            let same = before.source.uid == after.source.uid && before.from == after.from;
-            if !same {
-                break;
-            }
-            let end = |extents: &[Extent], index: usize, view: &View| {
-                extents.get(index + 1).map_or(view.end.records, |next| next.first)
-            };
-            shared = end(old, index, &self.seen).min(end(new, index, &self.reader.view));
-            if before.to != after.to {
-                break;
-            }
-        }
-        shared
     }
 }

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use super::Store;
 use super::listing::list_dir;
-use crate::Entry;
 use crate::checkpoint::journal_roots;
 use crate::disk::{How, LockMode};
 use crate::error::{Error, Kind, Result};
@@ -16,9 +15,10 @@ use crate::index::{Archived, Filter};
 use crate::log::files::each_record;
 use crate::log::lineage::{Layout, Lineage, session_dir};
 use crate::log::transcript::Transcript;
-use crate::objects::Root;
+use crate::objects::{GcReport, Root};
 use crate::session::{Presence, open_named};
 use crate::time::Timestamp;
+use crate::{Entry, MAX_LINEAGE};
 
 /// What [`Store::cleanup`] deleted, or would delete.
 #[derive(Clone, Debug, Default)]
@@ -44,6 +44,8 @@ pub struct Collected {
     pub kept: u64,
     /// Packs of objects that were removed; their bytes are in `bytes`, less what was still needed of them and moved.
     pub packs: u64,
+    /// Objects that were still needed of them, and were moved.
+    pub objects_moved: u64,
 }
 
 /// What [`Store::reroot`] did.
@@ -55,6 +57,9 @@ pub struct Rerooted {
     /// Bytes that were copied.
     pub bytes: u64,
 }
+
+/// Files in graves, and how many of their bytes are needed.
+pub(super) type Needed = HashMap<PathBuf, u64>;
 
 impl Store {
     /// Deletes a session. Its forks go on working: what they share with it stays until they are gone too, see [`Store::gc`].
@@ -150,7 +155,7 @@ impl Store {
     ///
     /// Forks that are made meanwhile wait while graves are swept. Then contents of files go that no checkpoint or rewind in any transcript needs, in an
     /// abandoned tail either; checkpoints can be taken meanwhile. Killed at any step, it can be run again. Cost: the first line of every
-    /// transcript; two reads of all of them where there are objects. With `dry_run` it only says what it would free, objects aside.
+    /// transcript; two reads of all of them where there are objects. With `dry_run` it only says what it would do, and changes nothing.
     ///
     /// # Errors
     ///
@@ -158,10 +163,11 @@ impl Store {
     /// cannot be read, since nobody knows then what it needs: nothing was freed; [`Error::Io`].
     pub fn gc(&self, dry_run: bool) -> Result<Collected> {
         let guard = self.guard(LockMode::Exclusive)?;
-        let graves = self.graves()?;
-        let needed = self.needed(&graves)?;
+        // Listed first: of a session that is deleted from here on, nobody knows what is needed.
+        let graves = list_dir(&**self.disk(), &self.dir("graves"))?;
+        let needed = self.needed()?;
         let mut collected = Collected::default();
-        for grave in list_dir(&**self.disk(), &self.dir("graves"))? {
+        for grave in graves {
             self.sweep(&grave, &needed, dry_run, &mut collected)?;
         }
         if !dry_run {
@@ -170,97 +176,86 @@ impl Store {
                 self.sweep_temp(&path)?;
             }
         }
-        drop(guard);
-        if !dry_run {
-            self.collect_objects(&mut collected)?;
+        let mut done = GcReport::default();
+        let has_objects = self.disk().stat(&self.dir("objects")).is_ok();
+        if dry_run && has_objects {
+            done = self.objects().gc_dry_run(&self.roots(Some(&needed))?)?;
         }
+        drop(guard);
+        if !dry_run && has_objects {
+            // No other gc cuts a grave while it is read.
+            let guard = self.guard(LockMode::Shared)?;
+            done = self.objects().gc(|| self.roots(None))?;
+            drop(guard);
+        }
+        collected.packs = done.packs_removed;
+        collected.objects_moved = done.objects_moved;
+        collected.bytes += done.bytes_removed.saturating_sub(done.bytes_moved);
         Ok(collected)
     }
 
-    /// Frees what no checkpoint, rewind or journal needs.
-    fn collect_objects(&self, collected: &mut Collected) -> Result<()> {
-        if self.disk().stat(&self.dir("objects")).is_err() {
-            return Ok(());
-        }
-        // No other gc cuts a grave while it is read.
-        let guard = self.guard(LockMode::Shared)?;
-        let done = self.objects().gc(|| self.roots())?;
-        collected.packs += done.packs_removed;
-        collected.bytes += done.bytes_removed.saturating_sub(done.bytes_moved);
-        drop(guard);
-        Ok(())
-    }
-
-    /// Everything that a transcript or journal refers to, whatever view it is in.
-    fn roots(&self) -> Result<Vec<Root>> {
+    /// Everything that a transcript or journal refers to, whatever view it is in; with `needed` as if the graves had been swept.
+    fn roots(&self, needed: Option<&Needed>) -> Result<Vec<Root>> {
         let disk = &**self.disk();
         let mut roots = HashSet::new();
         for project in list_dir(disk, &self.dir("projects"))? {
             for session in list_dir(disk, &project)? {
-                self.roots_of(&session, &mut roots)?;
+                for path in transcripts(disk, &session)?.into_iter().chain(copies(disk, &session)?) {
+                    self.roots_of(&path, None, &mut roots)?;
+                }
             }
         }
         // Last, so that a session that is deleted meanwhile is found in one of its places.
         for grave in list_dir(disk, &self.dir("graves"))? {
-            self.roots_of(&grave, &mut roots)?;
+            for path in transcripts(disk, &grave)?.into_iter().chain(copies(disk, &grave)?) {
+                self.roots_of(&path, needed, &mut roots)?;
+            }
         }
         roots.extend(journal_roots(disk, &self.journals())?);
         Ok(roots.into_iter().collect())
     }
 
-    fn roots_of(&self, session: &Path, roots: &mut HashSet<Root>) -> Result<()> {
-        let disk = &**self.disk();
-        let copies = list_dir(disk, &session.join("lineage"))?;
-        let copies = copies.into_iter().filter(|path| path.extension().is_some_and(|ending| ending == "jsonl"));
-        for path in transcripts(disk, session)?.into_iter().chain(copies) {
-            let Some(found) = Transcript::open(disk, &path, How::Read)? else { continue };
-            each_record(&found, found.first, |record| {
+    /// What one transcript refers to; with `needed`, what it does as far as it is needed.
+    fn roots_of(&self, path: &Path, needed: Option<&Needed>, roots: &mut HashSet<Root>) -> Result<()> {
+        let most = match needed {
+            None => u64::MAX,
+            Some(needed) => match needed.get(path) {
+                Some(_) if is_copy(path) => u64::MAX,
+                Some(most) => *most,
+                None => return Ok(()),
+            },
+        };
+        let Some(found) = Transcript::open(&**self.disk(), path, How::Read)? else { return Ok(()) };
+        each_record(&found, found.first, |start, record| {
+            if start < most {
                 roots.extend(record.entries().into_iter().map(Root::Entry));
-                Ok(())
-            })?;
-        }
-        Ok(())
-    }
-
-    /// The transcripts in graves, by uid.
-    pub(super) fn graves(&self) -> Result<HashMap<Uid, Transcript>> {
-        let disk = &**self.disk();
-        let mut found = HashMap::new();
-        for grave in list_dir(disk, &self.dir("graves"))? {
-            for path in transcripts(disk, &grave)? {
-                match Transcript::open(disk, &path, How::Read) {
-                    Ok(Some(transcript)) => drop(found.insert(transcript.header.uid, transcript)),
-                    Ok(None) => {}
-                    // Nobody can have a base in a file without a first line.
-                    Err(error) if matches!(error.kind(), Kind::Data) => {}
-                    Err(error) => return Err(error),
-                }
             }
-        }
-        Ok(found)
+            Ok(())
+        })
     }
 
     /// How much of which file in the graves is needed by sessions that are left.
-    pub(super) fn needed(&self, graves: &HashMap<Uid, Transcript>) -> Result<HashMap<Uid, u64>> {
+    pub(super) fn needed(&self) -> Result<Needed> {
         let disk = &**self.disk();
-        let mut needed = HashMap::new();
+        let mut needed = Needed::new();
         for project in list_dir(disk, &self.dir("projects"))? {
             for session in list_dir(disk, &project)? {
                 for path in transcripts(disk, &session)? {
                     let Some(found) = Transcript::open(disk, &path, How::Read)? else { continue };
-                    let mut base = found.header.base;
-                    while let Some(Base { at, .. }) = base {
-                        let at = Position::from(at);
-                        let copy = Transcript::open(disk, &Layout::copy(&session, at.uid), How::Read)?;
-                        // Where a session has its own copy the grave is not needed, nor what lies behind it.
-                        let next = match copy {
-                            Some(copy) if copy.fits(&at)? => Some(copy),
-                            _ => {
-                                let most = needed.entry(at.uid).or_insert(0);
-                                *most = at.offset.get().max(*most);
-                                graves.get(&at.uid).cloned()
-                            }
-                        };
+                    let (mut base, mut dir, mut hops) = (found.header.base, session.clone(), 0);
+                    while let Some(Base { at, .. }) = base.as_ref().filter(|_| hops < MAX_LINEAGE) {
+                        hops += 1;
+                        let at = Position::from(*at);
+                        let places = self.bases(&session, &dir, base.as_ref())?;
+                        // Readers take the first that fits. Where none does, something is damaged, and nothing of it is thrown away.
+                        let fitting = places.iter().position(|place| place.fits(&at).unwrap_or(false));
+                        let chosen = fitting.map_or(&places[..], |fitting| &places[fitting..=fitting]);
+                        for found in chosen.iter().filter(|found| found.path.starts_with(self.dir("graves"))) {
+                            let most = needed.entry(found.path.clone()).or_insert(0);
+                            *most = at.offset.get().max(*most);
+                        }
+                        let next = chosen.first().cloned();
+                        dir = next.as_ref().map(|next| session_dir(&next.path)).unwrap_or_default();
                         base = next.and_then(|next| next.header.base);
                     }
                 }
@@ -269,29 +264,41 @@ impl Store {
         Ok(needed)
     }
 
+    /// The files that may be meant by a base, in the order in which readers look for them: `session` is read, and the file that names the base
+    /// was found in `dir`.
+    fn bases(&self, session: &Path, dir: &Path, base: Option<&Base>) -> Result<Vec<Transcript>> {
+        let Some(base) = base else { return Ok(Vec::new()) };
+        let uid = Position::from(base.at).uid;
+        let mut found = Vec::new();
+        for path in self.layout().bases(session, dir, base) {
+            match Transcript::open(&**self.disk(), &path, How::Read) {
+                Ok(Some(transcript)) if transcript.header.uid == uid => found.push(transcript),
+                Ok(_) => {}
+                // Nobody can have a base in a file without a first line.
+                Err(error) if matches!(error.kind(), Kind::Data) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(found)
+    }
+
     /// Removes what is not needed of one grave.
-    fn sweep(&self, grave: &Path, needed: &HashMap<Uid, u64>, dry_run: bool, collected: &mut Collected) -> Result<()> {
+    fn sweep(&self, grave: &Path, needed: &Needed, dry_run: bool, collected: &mut Collected) -> Result<()> {
         let disk = &**self.disk();
         let mut keep = Vec::new();
-        for path in transcripts(disk, grave)? {
-            let uid = match Transcript::open(disk, &path, How::Read) {
-                Ok(Some(transcript)) => transcript.header.uid,
-                Ok(None) => continue,
-                Err(error) if error.kind() == Kind::Data => continue,
-                Err(error) => return Err(error),
-            };
-            if let Some(most) = needed.get(&uid) {
-                let stat = disk.stat(&path).map_err(|error| Error::io("read", &path, error))?;
-                if stat.len > *most {
-                    collected.bytes += stat.len - most;
-                    if !dry_run {
-                        let io = |error| Error::io("cut", &path, error);
-                        let file = disk.open(&path, How::Write).map_err(io)?;
-                        file.set_len(*most).and_then(|()| file.sync()).map_err(io)?;
-                    }
+        for path in transcripts(disk, grave)?.into_iter().chain(copies(disk, grave)?) {
+            let Some(most) = needed.get(&path) else { continue };
+            let stat = disk.stat(&path).map_err(|error| Error::io("read", &path, error))?;
+            // Copies are never written.
+            if *most < stat.len && !is_copy(&path) {
+                collected.bytes += stat.len - most;
+                if !dry_run {
+                    let io = |error| Error::io("cut", &path, error);
+                    let file = disk.open(&path, How::Write).map_err(io)?;
+                    file.set_len(*most).and_then(|()| file.sync()).map_err(io)?;
                 }
-                keep.push(path);
             }
+            keep.push(path);
         }
         if keep.is_empty() {
             collected.graves += 1;
@@ -439,4 +446,15 @@ pub(super) fn transcripts(disk: &dyn crate::disk::Disk, session: &Path) -> Resul
     let sides = list_dir(disk, &session.join("side"))?;
     paths.extend(sides.into_iter().filter(|path| path.extension().is_some_and(|extension| extension == "jsonl")));
     Ok(paths)
+}
+
+/// The paths of the copies of ancestors in a session directory.
+fn copies(disk: &dyn crate::disk::Disk, session: &Path) -> Result<Vec<PathBuf>> {
+    let found = list_dir(disk, &session.join("lineage"))?;
+    Ok(found.into_iter().filter(|path| path.extension().is_some_and(|ending| ending == "jsonl")).collect())
+}
+
+/// Whether a transcript's path is that of a copy of an ancestor.
+fn is_copy(path: &Path) -> bool {
+    path.parent().and_then(Path::file_name).is_some_and(|dir| dir == "lineage")
 }

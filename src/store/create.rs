@@ -12,6 +12,7 @@ use crate::format::control::{self, Base, Header, Side};
 use crate::format::line::{self, Draft, Link, kind};
 use crate::format::{self, json};
 use crate::ids::{Position, ProjectName, SessionId, SessionKey, SideName, Uid};
+use crate::log::files::checkpoint_at;
 use crate::log::lineage::{Layout, Lineage};
 use crate::session::{At, Lock, OpenOptions, PATIENCE, Presence, Reader, Session, check_meta, open_named};
 use crate::time::Timestamp;
@@ -108,7 +109,7 @@ impl Store {
     /// Creates a session whose conversation begins with that of `parent` up to and including the record that `at` names, and opens
     /// it for append.
     ///
-    /// Bytes are shared, not copied; the parent may be live, and needs no lock. It is synced up to there first, so that a power cut
+    /// With a record it has the checkpoint of the whole workspace that belongs to it, if there is one. Bytes are shared, not copied; the parent may be live, and needs no lock. It is synced up to there first, so that a power cut
     /// cannot leave the fork hanging. A fork inherits tags and model, not title or archived. Cost: as
     /// [`Store::create`], whatever the parent's size, and a sync of the parent when that has not been synced so far.
     ///
@@ -132,7 +133,12 @@ impl Store {
         // From here until the fork's first line is there, nothing is swept away that it will need.
         let guard = self.guard(LockMode::Shared)?;
         let reader = Reader::open(self, parent, side)?;
-        let base = self.base(&reader, reader.position(at)?)?;
+        let mut place = reader.position(at)?;
+        if matches!(at, At::Seq(_) | At::Id(_)) {
+            // A checkpoint stands behind the record that it belongs to.
+            place = checkpoint_at(&**self.disk(), reader.view(), &place)?.unwrap_or(place);
+        }
+        let base = self.base(&reader, place)?;
         for name in ["tags", "model"] {
             if let Some(value) = reader.meta().get(name) {
                 new.meta.entry(name).or_insert_with(|| value.clone());

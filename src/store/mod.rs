@@ -180,6 +180,31 @@ impl Store {
         self.dir("journals")
     }
 
+    /// The files of the directory `workspace`, to compare them with a checkpoint: see [`Files::diff_workspace`]. Takes no lock, and touches nothing.
+    ///
+    /// The store itself, where it lies in the workspace, is left out, as in checkpoints.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`]: there is no such directory, or it cannot be read.
+    #[cfg(unix)]
+    pub fn files(&self, workspace: impl AsRef<Path>) -> Result<Files> {
+        let (workspace, scan) = self.open_workspace(workspace.as_ref())?;
+        Ok(self.workspace_files(workspace, scan))
+    }
+
+    /// A directory of the user's, and what a checkpoint takes in of it.
+    #[cfg(unix)]
+    pub(crate) fn open_workspace(&self, dir: &Path) -> Result<(Arc<dyn Workspace>, ScanOptions)> {
+        let workspace = crate::workspace::OsWorkspace::open(dir)?;
+        let mut scan = ScanOptions::default();
+        let store = std::fs::canonicalize(self.path()).unwrap_or_else(|_| self.path().to_owned());
+        if let Ok(inside) = store.strip_prefix(workspace.root()) {
+            scan.excluded.push(crate::workspace::RelPath::new(inside.as_os_str().as_encoded_bytes())?);
+        }
+        Ok((Arc::new(workspace), scan))
+    }
+
     /// What is known about the files of `workspace`. Touches nothing.
     pub(crate) fn workspace_files(&self, workspace: Arc<dyn Workspace>, scan: ScanOptions) -> Files {
         let inner = &*self.inner;

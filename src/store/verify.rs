@@ -215,12 +215,10 @@ impl Store {
     /// The transcripts of deleted sessions that are still needed, and how much of each. When the first line of a session cannot be
     /// read, that session is reported anyway, and nobody knows what it needs.
     fn needed_graves(&self) -> Result<BTreeMap<PathBuf, u64>> {
-        let graves = self.graves()?;
-        let needed = match self.needed(&graves) {
-            Err(error) if matches!(error.kind(), Kind::Data | Kind::Newer) => return Ok(BTreeMap::new()),
-            other => other?,
-        };
-        Ok(graves.into_iter().filter_map(|(uid, found)| Some((found.path, *needed.get(&uid)?))).collect())
+        match self.needed() {
+            Err(error) if matches!(error.kind(), Kind::Data | Kind::Newer) => Ok(BTreeMap::new()),
+            needed => Ok(needed?.into_iter().collect()),
+        }
     }
 
     /// Checks the first `most` bytes of a transcript that was deleted; what a fork does not need may be gone, or cut within a batch.

@@ -3,7 +3,7 @@
 use std::fmt;
 #[cfg(unix)]
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Serialize, Serializer};
 
@@ -102,7 +102,7 @@ impl RelPath {
     /// The path of `path` below `root`, if it is below.
     #[cfg(unix)]
     #[must_use]
-    pub fn below(root: &std::path::Path, path: &std::path::Path) -> Option<Self> {
+    pub fn below(root: &Path, path: &Path) -> Option<Self> {
         Self::new(path.strip_prefix(root).ok()?.as_os_str().as_bytes()).ok()
     }
 }
@@ -117,15 +117,24 @@ impl fmt::Display for RelPath {
 /// never look the same.
 impl Serialize for RelPath {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut text = String::new();
-        for chunk in self.0.utf8_chunks() {
-            text.push_str(&chunk.valid().replace("\\x", "\\\\x"));
-            for byte in chunk.invalid() {
-                text.push_str(&format!("\\x{byte:02x}"));
-            }
-        }
-        serializer.serialize_str(&text)
+        serializer.serialize_str(&as_text(&self.0))
     }
+}
+
+/// Serialises any path as a [`RelPath`] is.
+pub(crate) fn path_text<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&as_text(path.as_os_str().as_encoded_bytes()))
+}
+
+fn as_text(bytes: &[u8]) -> String {
+    let mut text = String::new();
+    for chunk in bytes.utf8_chunks() {
+        text.push_str(&chunk.valid().replace("\\x", "\\\\x"));
+        for byte in chunk.invalid() {
+            text.push_str(&format!("\\x{byte:02x}"));
+        }
+    }
+    text
 }
 
 #[cfg(test)]

@@ -6,5 +6,6 @@ mod engine;
 mod format_page;
 mod io_error;
 mod model;
+mod parting;
 mod process;
 mod world;

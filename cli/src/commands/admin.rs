@@ -83,11 +83,18 @@ pub(super) fn gc(at: &mut Context, args: &Gc) -> Done {
     let freed = at.store()?.gc(args.dry_run)?;
     let verb = if args.dry_run { "would free" } else { "freed" };
     let (graves, files, size, kept) = (freed.graves, freed.files, bytes(freed.bytes), freed.kept);
-    let text = format!(
-        "{verb} {size} in {files} files of {graves} deleted sessions; {kept} more are kept, since forks need them"
-    );
+    let (packs, moved) = (freed.packs, freed.objects_moved);
+    let mut text = format!("{verb} {size}: {files} files of {graves} deleted sessions");
+    if kept > 0 {
+        text.push_str(&format!(" ({kept} more are kept, since forks need them)"));
+    }
+    text.push_str(&format!(", {packs} packs of file contents"));
+    if moved > 0 {
+        text.push_str(&format!(" ({moved} contents still needed are moved)"));
+    }
     let value = json!({
-        "dry_run": args.dry_run, "graves": graves, "files": files, "bytes": freed.bytes, "kept": kept,
+        "dry_run": args.dry_run, "graves": graves, "files": files, "bytes": freed.bytes, "kept": kept, "packs": packs,
+        "objects_moved": moved,
     });
     at.out.either(&text, &value)
 }

@@ -1,6 +1,8 @@
 //! What each command does.
 
 mod admin;
+mod diff;
+mod files;
 mod import;
 mod list;
 mod read;
@@ -51,9 +53,12 @@ pub(crate) fn run(cli: Cli) -> Done {
         Command::Create(args) => write::create(at, args),
         Command::Append(args) => write::append(at, &args),
         Command::Fork(args) => write::fork(at, args),
-        Command::Rewind(args) => write::rewind(at, args),
-        Command::Undo(name) => write::undo(at, &name),
-        Command::Redo(name) => write::redo(at, &name),
+        Command::Rewind(args) => files::rewind(at, args),
+        Command::Undo(args) => files::undo(at, &args),
+        Command::Redo(args) => files::redo(at, &args),
+        Command::Checkpoint(args) => files::checkpoint(at, &args),
+        Command::Checkpoints(name) => files::checkpoints(at, &name),
+        Command::Diff(args) => diff::diff(at, &args),
         Command::Set(args) => write::set(at, args),
         Command::Cat(args) => read::cat(at, &args),
         Command::Export(args) => read::export(at, &args),

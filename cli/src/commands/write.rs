@@ -9,7 +9,7 @@ use forklog::{
 use serde_json::{Map, Value, json};
 
 use super::Context;
-use crate::args::{Append, Create, Fork, Rewind, Set};
+use crate::args::{Append, Create, Fork, Set};
 use crate::names::{self, Name};
 use crate::output::{Done, Failure};
 
@@ -167,25 +167,16 @@ pub(super) fn fork(at: &mut Context, args: Fork) -> Done {
     made(at, session)
 }
 
-fn choose(place: Option<At>, id: Option<RecordId>) -> At {
+pub(super) fn choose(place: Option<At>, id: Option<RecordId>) -> At {
     id.map(At::Id).or(place).unwrap_or(At::Head)
 }
 
-pub(super) fn rewind(at: &mut Context, args: Rewind) -> Done {
-    let place = choose(args.to, args.to_id);
-    moved(at, &args.name, |session| session.rewind(&place))
-}
-
-pub(super) fn undo(at: &mut Context, name: &Name) -> Done {
-    moved(at, name, Session::undo)
-}
-
-pub(super) fn redo(at: &mut Context, name: &Name) -> Done {
-    moved(at, name, Session::redo)
-}
-
 /// Moves a session's head, and prints the position that it left.
-fn moved(at: &mut Context, name: &Name, to: impl FnOnce(&Session) -> forklog::Result<forklog::Position>) -> Done {
+pub(super) fn moved(
+    at: &mut Context,
+    name: &Name,
+    to: impl FnOnce(&Session) -> forklog::Result<forklog::Position>,
+) -> Done {
     let session = open(&at.store()?, &name.key()?)?;
     let left = to(&session)?;
     session.close()?;

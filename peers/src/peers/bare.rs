@@ -1,0 +1,186 @@
+//! The limit: system calls and nothing else, on the bytes that forklog writes.
+
+use std::fs::{File, OpenOptions};
+use std::io::{IoSlice, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Condvar, Mutex};
+
+use super::{Log, Mode, Payload, Peer};
+
+/// Bytes of a line of forklog besides its payload.
+pub(crate) const FRAME: usize = 33 + 7 + 24 + 19;
+
+/// `write(2)` to a file that stays open, and `fdatasync(2)` after each where that is asked for.
+pub(crate) struct Bare;
+
+/// The same with group commit: who comes while a sync runs is written, with all others, in one write when it has ended.
+pub(crate) struct Grouped;
+
+impl Peer for Bare {
+    fn name(&self) -> String {
+        "bare write(2)".to_owned()
+    }
+
+    fn promise(&self, mode: Mode) -> Option<&'static str> {
+        Some(match mode {
+            Mode::Write => "write",
+            Mode::Sync => "write, fdatasync",
+        })
+    }
+
+    fn open(&self, dir: &Path, mode: Mode, sessions: u64) -> Box<dyn Log> {
+        let paths: Vec<PathBuf> = (0..sessions).map(|n| dir.join(format!("bare-{n}"))).collect();
+        let files = paths.iter().map(|path| append_to(path)).collect();
+        Box::new(Files { mode, paths, files })
+    }
+}
+
+fn append_to(path: &Path) -> File {
+    OpenOptions::new().append(true).create(true).open(path).expect("a file")
+}
+
+struct Files {
+    mode: Mode,
+    paths: Vec<PathBuf>,
+    files: Vec<File>,
+}
+
+/// What stands behind a payload: as much as forklog's frame, and one line feed.
+const AFTER: [u8; FRAME] = {
+    let mut after = [b' '; FRAME];
+    after[FRAME - 1] = b'\n';
+    after
+};
+
+impl Files {
+    fn sync(&self, file: &File) {
+        if self.mode == Mode::Sync {
+            file.sync_data().expect("synced");
+        }
+    }
+}
+
+impl Log for Files {
+    fn append(&self, session: u64, payload: &Payload) {
+        let mut file = &self.files[usize::try_from(session).expect("few sessions")];
+        // One buffer, one call: what is copied together here a program has to copy together, too.
+        thread_local!(static LINE: std::cell::RefCell<Vec<u8>> = const { std::cell::RefCell::new(Vec::new()) });
+        LINE.with_borrow_mut(|line| {
+            line.clear();
+            line.extend_from_slice(payload.text.as_bytes());
+            line.extend_from_slice(&AFTER);
+            file.write_all(line).expect("written");
+        });
+        self.sync(file);
+    }
+
+    fn batch(&self, session: u64, payloads: &[Payload]) {
+        let mut file = &self.files[usize::try_from(session).expect("few sessions")];
+        let mut slices: Vec<IoSlice<'_>> =
+            payloads.iter().flat_map(|payload| [IoSlice::new(payload.text.as_bytes()), IoSlice::new(&AFTER)]).collect();
+        let mut slices = slices.as_mut_slice();
+        while !slices.is_empty() {
+            let written = file.write_vectored(slices).expect("written");
+            IoSlice::advance_slices(&mut slices, written);
+        }
+        self.sync(file);
+    }
+
+    fn read(&self, session: u64, each: &mut dyn FnMut(&[u8])) {
+        let mut file = File::open(&self.paths[usize::try_from(session).expect("few sessions")]).expect("a file");
+        let (mut buffer, mut kept) = (vec![0; 256 << 10], 0);
+        loop {
+            if kept == buffer.len() {
+                buffer.resize(kept * 2, 0);
+            }
+            let got = file.read(&mut buffer[kept..]).expect("read");
+            if got == 0 {
+                return;
+            }
+            let mut from = 0;
+            for end in memchr::memchr_iter(b'\n', &buffer[..kept + got]) {
+                each(&buffer[from..end]);
+                from = end + 1;
+            }
+            buffer.copy_within(from..kept + got, 0);
+            kept = kept + got - from;
+        }
+    }
+
+    fn last(&self, session: u64, n: usize, each: &mut dyn FnMut(&[u8])) {
+        let mut lines = std::collections::VecDeque::new();
+        self.read(session, &mut |line| {
+            lines.push_back(line.to_vec());
+            if lines.len() > n {
+                lines.pop_front();
+            }
+        });
+        lines.iter().for_each(|line| each(line));
+    }
+}
+
+impl Peer for Grouped {
+    fn name(&self) -> String {
+        "bare group commit".to_owned()
+    }
+
+    fn promise(&self, _: Mode) -> Option<&'static str> {
+        Some("one write, fdatasync a group")
+    }
+
+    fn open(&self, dir: &Path, _: Mode, _: u64) -> Box<dyn Log> {
+        let file = append_to(&dir.join("grouped"));
+        Box::new(Group { file, state: Mutex::default(), done: Condvar::new() })
+    }
+
+    fn reads(&self) -> bool {
+        false
+    }
+}
+
+struct Group {
+    file: File,
+    state: Mutex<Pending>,
+    done: Condvar,
+}
+
+#[derive(Default)]
+struct Pending {
+    bytes: Vec<u8>,
+    /// Records that were put into `bytes`, and those of them that are synced.
+    queued: u64,
+    synced: u64,
+    running: bool,
+}
+
+impl Log for Group {
+    fn append(&self, _: u64, payload: &Payload) {
+        let mut state = self.state.lock().expect("nobody panics");
+        state.bytes.extend_from_slice(payload.text.as_bytes());
+        state.bytes.extend_from_slice(&AFTER);
+        state.queued += 1;
+        let mine = state.queued;
+        while state.synced < mine {
+            if state.running {
+                state = self.done.wait(state).expect("nobody panics");
+                continue;
+            }
+            state.running = true;
+            let (bytes, upto) = (std::mem::take(&mut state.bytes), state.queued);
+            drop(state);
+            (&self.file).write_all(&bytes).expect("written");
+            self.file.sync_data().expect("synced");
+            state = self.state.lock().expect("nobody panics");
+            (state.running, state.synced) = (false, upto);
+            self.done.notify_all();
+        }
+    }
+
+    fn batch(&self, session: u64, payloads: &[Payload]) {
+        payloads.iter().for_each(|payload| self.append(session, payload));
+    }
+
+    fn read(&self, _: u64, _: &mut dyn FnMut(&[u8])) {}
+
+    fn last(&self, _: u64, _: usize, _: &mut dyn FnMut(&[u8])) {}
+}

@@ -1,0 +1,115 @@
+//! forklog itself, by each of its ways to append.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use forklog::{AgentDigest, Durability, Error, NewRecord, NewSession, OpenOptions, Session, SessionKey, Store};
+
+use super::{Log, Mode, Payload, Peer};
+
+/// In which form records are given to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum How {
+    Serialize,
+    Raw,
+    Bytes,
+}
+
+/// forklog. Its index and digest are at work as they are for everybody.
+pub(crate) struct Forklog(pub(crate) How);
+
+/// The store in `dir`.
+pub(crate) fn store(dir: &Path) -> Store {
+    Store::options().digest(Arc::new(AgentDigest)).open(dir).expect("a store")
+}
+
+pub(crate) fn options(mode: Mode) -> OpenOptions {
+    let durability = match mode {
+        Mode::Write => Durability::Write,
+        Mode::Sync => Durability::Sync,
+    };
+    OpenOptions { durability: Some(durability), ..OpenOptions::default() }
+}
+
+impl Peer for Forklog {
+    fn name(&self) -> String {
+        let how = match self.0 {
+            How::Serialize => "Serialize",
+            How::Raw => "RawValue",
+            How::Bytes => "bytes, validated",
+        };
+        format!("forklog, {how}")
+    }
+
+    fn promise(&self, mode: Mode) -> Option<&'static str> {
+        Some(match mode {
+            Mode::Write => "Write",
+            Mode::Sync => "Sync",
+        })
+    }
+
+    fn open(&self, dir: &Path, mode: Mode, sessions: u64) -> Box<dyn Log> {
+        let store = store(&dir.join("forklog"));
+        let open = |n| {
+            let key = key(n);
+            match store.session_with(&key, options(mode)) {
+                Err(Error::NotFound { .. }) => store.create(NewSession::named(key).options(options(mode))),
+                other => other,
+            }
+        };
+        let sessions = (0..sessions).map(|n| open(n).expect("a session")).collect();
+        Box::new(Open { how: self.0, store, sessions })
+    }
+}
+
+fn key(n: u64) -> SessionKey {
+    SessionKey::new("peers", &format!("s{n}")).expect("a good name")
+}
+
+struct Open {
+    how: How,
+    store: Store,
+    sessions: Vec<Session>,
+}
+
+impl Open {
+    fn session(&self, n: u64) -> &Session {
+        &self.sessions[usize::try_from(n).expect("few sessions")]
+    }
+}
+
+impl Log for Open {
+    fn append(&self, session: u64, payload: &Payload) {
+        let session = self.session(session);
+        let appended = match self.how {
+            How::Serialize => session.append(&payload.value),
+            How::Raw => session.append_raw(&payload.raw),
+            How::Bytes => session.append_json(payload.text.as_bytes()),
+        };
+        appended.expect("appended");
+    }
+
+    fn batch(&self, session: u64, payloads: &[Payload]) {
+        let records = payloads.iter().map(|payload| match self.how {
+            How::Serialize => NewRecord::of(&payload.value),
+            How::Raw => NewRecord::raw(&payload.raw),
+            How::Bytes => NewRecord::json(payload.text.as_bytes()),
+        });
+        let records: Vec<_> = records.map(|record| record.expect("a record")).collect();
+        self.session(session).append_batch(&records).expect("appended");
+    }
+
+    fn read(&self, session: u64, each: &mut dyn FnMut(&[u8])) {
+        let mut records = self.store.read(&key(session)).expect("a session").records();
+        while let Some(record) = records.next().expect("sound") {
+            each(record.payload());
+        }
+    }
+
+    fn last(&self, session: u64, n: usize, each: &mut dyn FnMut(&[u8])) {
+        let mut records = self.store.read(&key(session)).expect("a session").last(n as u64).expect("sound");
+        while let Some(record) = records.next().expect("sound") {
+            each(record.payload());
+        }
+    }
+}
