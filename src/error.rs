@@ -32,7 +32,7 @@ pub enum Error {
     },
     /// A payload is not one JSON value. Nothing was written.
     BadJson {
-        /// The JSON parser's own words, with line and column.
+        /// The JSON parser's own words, with the place.
         why: String,
     },
     /// A payload nests deeper than [`MAX_DEPTH`](crate::MAX_DEPTH). Nothing was written.

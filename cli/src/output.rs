@@ -115,7 +115,7 @@ fn hint(error: &Error) -> &'static str {
             io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
                 "; a store is a directory: choose another with --store"
             }
-            io::ErrorKind::NotFound => "; check the path",
+            io::ErrorKind::NotFound | io::ErrorKind::IsADirectory => "; check the path",
             _ => "; see to the disk, then try again",
         },
         _ => "",

@@ -418,7 +418,7 @@ fn bad_values_are_refused_and_change_nothing() {
     }
     cli.bad_with(&["append", "s", "--id-field", "id"], b"[]", 2, "no object");
     cli.bad_with(&["append", "s", "--id-field", "id"], b"{\"id\":\"\"}", 2, "cannot be the name of a record");
-    cli.bad(&["append", "s", "/no/such/file"], 5, "cannot open");
+    cli.bad(&["append", "s", "/no/such/file"], 5, "cannot read");
     assert_eq!(cli.numbers(&["cat", "s"]), before);
     assert_eq!(cli.value(&["info", "s", "--json"])["records"], 3);
     cli.bad_with(&["append", "s"], b"{\"n\":3}\nx", 2, "the 1 before it are appended");

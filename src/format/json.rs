@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 ///
 /// [`Error::BadJson`] where `bytes` is not exactly one JSON value, [`Error::TooDeep`] where it nests too deep.
 pub(crate) fn check(bytes: &[u8]) -> Result<Cow<'_, [u8]>> {
-    let value: &RawValue = serde_json::from_slice(bytes).map_err(|error| Error::BadJson { why: error.to_string() })?;
+    let value: &RawValue = serde_json::from_slice(bytes).map_err(|error| Error::BadJson { why: why(&error) })?;
     normalise(value.get().as_bytes())
 }
 
@@ -125,6 +125,11 @@ fn next_suspect(rest: &[u8]) -> Option<usize> {
     let newline = memchr3(b'\n', b'\r', 0xC2, rest);
     let separator = memchr::memchr(0xE2, newline.map_or(rest, |at| &rest[..at]));
     separator.or(newline)
+}
+
+/// The parser's words. A value is most often one line of a file that has others, so that a line number would mislead.
+fn why(error: &serde_json::Error) -> String {
+    error.to_string().replace(" at line 1 column ", " at byte ")
 }
 
 #[cfg(test)]

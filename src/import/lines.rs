@@ -234,8 +234,7 @@ fn why_bad(body: &[u8], error: &Error) -> String {
     match body {
         _ if body.iter().all(|c| *c == 0) => "nothing but NUL bytes, as a power cut leaves them".to_owned(),
         _ if std::str::from_utf8(body).is_err() => "not UTF-8".to_owned(),
-        // The parser counts lines within this line, so its line is always the first.
-        _ => error.to_string().replace(" at line 1 column ", " at byte "),
+        _ => error.to_string(),
     }
 }
 

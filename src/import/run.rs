@@ -195,11 +195,12 @@ impl<'a> Run<'a> {
             return Ok(());
         }
         let first = self.batch.iter().find_map(|record| record.at);
+        let earliest = self.batch.iter().filter_map(|record| record.at).min();
         // Lines before the first one with a time came about no later than that one.
         self.batch.iter_mut().for_each(|record| record.at = record.at.or(first));
         let batch = std::mem::take(&mut self.batch);
         self.batch_bytes = 0;
-        let appended = self.session(first)?.append_batch(&batch).map_err(of_store)?;
+        let appended = self.session(earliest)?.append_batch(&batch).map_err(of_store)?;
         let new = appended.iter().filter(|appended| matches!(appended, Appended::New(_))).count() as u64;
         self.report.appended += new;
         self.report.duplicates += appended.len() as u64 - new;

@@ -51,9 +51,12 @@ pub(super) fn append(at: &mut Context, args: &Append) -> Done {
     let options = OpenOptions { durability: args.durability, ..OpenOptions::default() };
     let mut input: Box<dyn BufRead> = match &args.file {
         Some(path) => {
-            let file = File::open(path);
-            let io = |source| Error::Io { op: "open", path: path.clone(), source };
-            Box::new(BufReader::with_capacity(1 << 18, file.map_err(io)?))
+            let io = |source| Error::Io { op: "read", path: path.clone(), source };
+            let file = File::open(path).map_err(io)?;
+            if file.metadata().map_err(io)?.is_dir() {
+                return Err(io(io::ErrorKind::IsADirectory.into()).into());
+            }
+            Box::new(BufReader::with_capacity(1 << 18, file))
         }
         None => Box::new(io::stdin().lock()),
     };
