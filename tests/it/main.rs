@@ -5,6 +5,4 @@ mod damage;
 mod engine;
 mod format_page;
 mod io_error;
-mod model;
 mod process;
-mod world;
