@@ -96,26 +96,9 @@ pub mod world {
 
     use std::path::PathBuf;
     use std::sync::Arc;
-    use std::sync::atomic::{AtomicU64, Ordering};
 
-    use forklog::{At, Env, NewRecord, NewSession, RecordId, Seq, SessionKey, SideName, Store, Timestamp};
-    use forklog_sim::{Process, SimDisk, derive};
-
-    /// A clock that ticks once a look, and numbers that never come twice.
-    #[derive(Debug, Default)]
-    struct Ticks(AtomicU64);
-
-    impl Env for Ticks {
-        fn now(&self) -> Timestamp {
-            let n = self.0.fetch_add(1, Ordering::Relaxed);
-            Timestamp::from_millis(1_795_000_000_000 + i64::try_from(n).expect("few"))
-        }
-
-        fn random(&self) -> [u8; 16] {
-            let n = self.0.fetch_add(1, Ordering::Relaxed);
-            (u128::from(derive(1, n)) << 64 | u128::from(derive(2, n))).to_be_bytes()
-        }
-    }
+    use forklog::{At, NewRecord, NewSession, RecordId, Seq, SessionKey, SideName, Store};
+    use forklog_sim::{Process, SimDisk, Ticks};
 
     /// Sessions of the store.
     pub const SESSIONS: [&str; 3] = ["a", "b", "c"];
@@ -131,7 +114,7 @@ pub mod world {
     ///
     /// As [`forklog::StoreOptions::open`].
     pub fn open(process: &Process) -> forklog::Result<Store> {
-        Store::options().disk(Arc::new(process.clone())).env(Arc::new(Ticks::default())).open("/store")
+        Store::options().disk(Arc::new(process.clone())).env(Ticks::new(1)).open("/store")
     }
 
     /// A disk with a store: a session with ids, a batch, metadata and moves; its fork; a third with a side transcript, left open by a

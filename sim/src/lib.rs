@@ -71,12 +71,15 @@ mod fault;
 mod fs;
 mod machine;
 mod names;
+pub mod objects;
 mod op;
 pub mod reader;
 mod rng;
+mod ticks;
 
 pub use crash::{Cut, Snapshot};
 pub use disk::{Point, Points, Process, SimDisk};
 pub use fault::{Errno, Fault, What};
 pub use op::{Counts, Op};
 pub use rng::{Rng, derive};
+pub use ticks::Ticks;

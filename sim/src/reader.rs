@@ -53,6 +53,8 @@ pub struct Record {
 pub struct Conversation {
     /// The `data` lines of the view at the end.
     pub records: Vec<Record>,
+    /// The `checkpoint` lines of the view: how many of `records` stand before each, and its payload.
+    pub checkpoints: Vec<(usize, Vec<u8>)>,
     /// What all `meta` lines make of the empty object.
     pub metadata: Map<String, Value>,
     /// The position of the end.
@@ -158,13 +160,14 @@ pub fn read(files: &Files<'_>, name: &Name) -> Result<Conversation, Verdict> {
         records: 0,
         moved: moves.keys().next_back().copied().unwrap_or(0),
     };
-    let (records, count) = store.view_records(&file, &head)?;
+    let (said, count) = store.view_records(&file, &head)?;
     head.records = count;
     let closed = log.lines().last().is_some_and(|line| {
         chain(line).is_some() && line.synced == line.start && line.end == file.bytes.len() as u64 && log.end == line.end
     });
     Ok(Conversation {
-        records,
+        records: said.records,
+        checkpoints: said.checkpoints,
         metadata: metadata(&file, &log),
         undo: undo(&moves, (head.moved != 0).then_some(head.moved)),
         redo: redo(&moves, (head.moved != 0).then_some(head.moved)),
@@ -903,9 +906,9 @@ impl Store<'_> {
     }
 
     /// The records of the view that ends at `end`, and how many Seqs they and the gaps between them use up.
-    fn view_records(&self, file: &Transcript, end: &Position) -> Result<(Vec<Record>, u64), Verdict> {
+    fn view_records(&self, file: &Transcript, end: &Position) -> Result<(Said, u64), Verdict> {
         let view = self.view(file, end)?;
-        let (mut records, mut count) = (Vec::new(), 0);
+        let (mut records, mut count) = (Said::default(), 0);
         for extent in &view.extents {
             let Some(file) = view.files.get(extent.file) else { continue };
             count += read_extent(file, extent, &mut records)?;
@@ -914,8 +917,15 @@ impl Store<'_> {
     }
 }
 
+/// What a view holds.
+#[derive(Default)]
+struct Said {
+    records: Vec<Record>,
+    checkpoints: Vec<(usize, Vec<u8>)>,
+}
+
 /// What stands in an extent counts, whatever the promise: somebody pointed at its end.
-fn read_extent(file: &Transcript, extent: &Extent, records: &mut Vec<Record>) -> Result<u64, Verdict> {
+fn read_extent(file: &Transcript, extent: &Extent, said: &mut Said) -> Result<u64, Verdict> {
     let (mut at, mut count, mut before) = (extent.from, 0, Before::Promise(0));
     let mut previous = file.crc_before(at).and_then(|crc| hex8(crc.as_bytes())).unwrap_or(0);
     while at < extent.to {
@@ -935,7 +945,9 @@ fn read_extent(file: &Transcript, extent: &Extent, records: &mut Vec<Record>) ->
                 if line.kind == "data" {
                     count += 1;
                     let bad = file.damage(line.start, Reason::Payload);
-                    records.push(record(line).ok_or(bad)?);
+                    said.records.push(record(line).ok_or(bad)?);
+                } else if line.kind == "checkpoint" {
+                    said.checkpoints.push((said.records.len(), line.payload));
                 }
             }
         }

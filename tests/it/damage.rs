@@ -7,9 +7,8 @@ use forklog::disk::{Disk, How};
 use forklog::{Error, Kind, Offset, OpenOptions, Store};
 use forklog_sim::reader::{self, Name, Verdict};
 use forklog_sim::{Cut, SimDisk};
-
-use crate::model::{Rec, Which};
-use crate::world::{Did, Op, SIDE, World, files, key, open_store, path, records};
+use forklog_soak::model::{Model, Rec, Which};
+use forklog_soak::{Did, Op, SIDE, World, files, key, open_store, path, records};
 
 const A: Which = Which("a", None);
 const X: Which = Which("a", Some(SIDE));
@@ -41,7 +40,6 @@ fn store() -> SimDisk {
     for op in program {
         assert!(!matches!(world.step(op, &mut |_| ()), Did::Failed(_)), "{op:?}");
     }
-    drop(world.store);
     world.disk.after(Cut::Everything)
 }
 
@@ -216,8 +214,7 @@ fn nothing_that_is_derived_changes_an_answer() {
     // An index to damage.
     answers(&disk, 9);
     let older = disk.after(Cut::Everything);
-    let mut world =
-        World::found(older.clone(), crate::model::Model::default(), OpenOptions::default(), 11).expect("a store");
+    let mut world = World::found(older.clone(), Model::default(), OpenOptions::default(), 11).expect("a store");
     assert!(matches!(world.step(Op::Create("c"), &mut |_| ()), Did::It));
     assert!(matches!(world.step(Op::Append(Which("c", None)), &mut |_| ()), Did::It));
     assert!(matches!(world.step(Op::Close(Which("c", None)), &mut |_| ()), Did::It));

@@ -2,9 +2,8 @@
 
 use forklog::{Kind, OpenOptions};
 use forklog_sim::{Cut, Errno, Fault, What};
-
-use crate::model::Which;
-use crate::world::{Did, Op, Tally, World, all_options, check_image, open_store, resolve};
+use forklog_soak::model::Which;
+use forklog_soak::{Did, Op, Tally, World, all_options, check_image, open_store, resolve};
 
 const A: Which = Which("a", None);
 
@@ -43,8 +42,8 @@ fn strike(n: u64, fault: &Fault, options: OpenOptions, tally: &mut Tally) -> Res
     }
     // The next process finds what is in memory, which a lying sync may have left there, and makes it good.
     world.disk.clear_faults();
-    world.kill();
-    let store = open_store(&world.process, 77).map_err(|error| error.to_string())?;
+    world.kill(0);
+    let store = open_store(&world.disk.process(), 77).map_err(|error| error.to_string())?;
     let found = resolve(&store, &world.disk, &world.model)?;
     let mut next = World::found(world.disk.clone(), found, OpenOptions::default(), 78).map_err(|e| e.to_string())?;
     for op in [Op::Create("a"), Op::Append(A), Op::Sync(A)] {

@@ -5,7 +5,5 @@ mod damage;
 mod engine;
 mod format_page;
 mod io_error;
-mod model;
 mod parting;
 mod process;
-mod world;

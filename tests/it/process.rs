@@ -4,9 +4,8 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
 use forklog::{Error, NewSession, Store};
+use forklog_soak::key;
 use serde_json::json;
-
-use crate::world::key;
 
 /// Names the directory for the process that appends; it is this test again.
 const DIR: &str = "FORKLOG_TEST_APPEND_IN";

@@ -1,0 +1,381 @@
+//! What a disk says, read twice and compared with the model; and what is done to one that a power cut left.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use forklog::{Entry, Error, ObjectId, ObjectKind, OpenOptions, Reader, Store};
+use forklog_sim::objects::{self, Kind};
+use forklog_sim::reader::{self, Conversation, Name, Verdict};
+use forklog_sim::{Cut, Points, Rng, SimDisk, Snapshot};
+
+use crate::model::{Bytes, Content, Files, History, Item, Life, Model, Named, Rec, Which};
+use crate::world::{Did, Op, ROOT, SIDE, World, key, open_store, side_name};
+
+/// The store's files by their paths below its directory.
+pub type StoreFiles = BTreeMap<PathBuf, Vec<u8>>;
+
+/// Every file of the store.
+#[must_use]
+pub fn files(disk: &SimDisk) -> StoreFiles {
+    let below = |(path, bytes): (PathBuf, Option<Arc<Vec<u8>>>)| {
+        Some((path.strip_prefix(ROOT).ok()?.to_owned(), bytes?.to_vec()))
+    };
+    disk.tree().into_iter().filter_map(below).collect()
+}
+
+/// The records that the engine reads.
+///
+/// # Errors
+///
+/// As [`forklog::Records`].
+pub fn records(reader: &Reader) -> Result<Vec<Rec>, Error> {
+    let record = |record: Result<forklog::OwnedRecord, Error>| {
+        let record = record?;
+        Ok((text(&record.payload), record.id.map(|id| id.to_string())))
+    };
+    reader.records().map(record).collect()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// How many head moves a transcript has in its first `end` bytes.
+fn moves(bytes: &[u8], end: u64) -> usize {
+    let text = text(usize::try_from(end).ok().and_then(|end| bytes.get(..end)).unwrap_or(bytes));
+    ["\",\"rewind\":", "\",\"undo\":", "\",\"redo\":"].iter().map(|kind| text.matches(kind).count()).sum()
+}
+
+/// Puts checkpoints, each with the number of records before it, between the records.
+fn woven(records: Vec<Rec>, checkpoints: Vec<(usize, String, Files)>) -> Vec<Item> {
+    let mut view: Vec<Item> = Vec::new();
+    let mut checkpoints = checkpoints.into_iter().peekable();
+    let mut records = records.into_iter();
+    for n in 0.. {
+        while let Some((_, label, files)) = checkpoints.next_if(|(before, ..)| *before <= n) {
+            view.push(Item::Checkpoint(label, files));
+        }
+        match records.next() {
+            Some(record) => view.push(Item::Record(record)),
+            None => break,
+        }
+    }
+    view
+}
+
+/// What the engine reads.
+fn engine_says(store: &Store, name: &str, side: Option<&str>) -> Result<(Content, u64), Error> {
+    let reader = match side {
+        None => store.read(&key(name)),
+        Some(side) => store.read_side(&key(name), &side_name(side)),
+    }?;
+    let mut checkpoints = Vec::new();
+    for found in reader.checkpoints()? {
+        let tree = reader.checkpoint_tree(found.id)?;
+        let get = |kind, name: &objects::Name| {
+            let kind = match kind {
+                Kind::Blob => ObjectKind::Blob,
+                Kind::Tree => ObjectKind::Tree,
+            };
+            store.objects().get(kind, ObjectId::from_bytes(*name), 1 << 20).ok()
+        };
+        let missing = || Error::Corrupt {
+            path: "objects".into(),
+            at: forklog::Offset::default(),
+            why: "a checkpoint cannot be read back",
+        };
+        let files = contents(&tree.id.to_bytes(), &get).ok_or_else(missing)?;
+        let before = found.seq.map_or(0, |seq| usize::try_from(seq.get() + 1).unwrap_or(usize::MAX));
+        checkpoints.push((before, found.label.unwrap_or_default(), files));
+    }
+    let view = woven(records(&reader)?, checkpoints);
+    Ok((Content { view, meta: reader.meta(), ..Content::default() }, reader.len()))
+}
+
+/// What the independent reader reads.
+fn other_says(files: &StoreFiles, read: &Conversation) -> Option<Content> {
+    let records = read.records.iter().map(|record| (text(&record.payload), record.id.clone())).collect();
+    let mut checkpoints = Vec::new();
+    for (before, payload) in &read.checkpoints {
+        let value: serde_json::Value = serde_json::from_slice(payload).ok()?;
+        if value.get("id").is_none() {
+            continue;
+        }
+        let label = value.get("label").and_then(|label| label.as_str()).unwrap_or_default().to_owned();
+        let root = object_name(value.pointer("/tree/object")?.as_str()?)?;
+        let get = |kind, name: &objects::Name| objects::object(files, kind, name);
+        checkpoints.push((*before, label, contents(&root, &get)?));
+    }
+    Some(Content { view: woven(records, checkpoints), meta: read.metadata.clone(), ..Content::default() })
+}
+
+fn contents(root: &objects::Name, get: &dyn Fn(Kind, &objects::Name) -> Option<Vec<u8>>) -> Option<Files> {
+    Some(objects::contents(root, get)?.into_iter().map(|(path, bytes)| (path, Bytes(bytes))).collect())
+}
+
+fn object_name(digits: &str) -> Option<objects::Name> {
+    let byte = |at| u8::from_str_radix(digits.get(at..at + 2)?, 16).ok();
+    let bytes: Vec<u8> = (0..64).step_by(2).map(byte).collect::<Option<_>>()?;
+    bytes.try_into().ok()
+}
+
+/// Reads one transcript with the engine and with the independent reader, which must agree.
+fn read_both(
+    store: &Store,
+    files: &StoreFiles,
+    name: &str,
+    side: Option<&str>,
+) -> Result<Option<(Content, Conversation)>, String> {
+    let asked = Name { project: "p".into(), session: name.into(), side: side.map(Into::into) };
+    match (engine_says(store, name, side), reader::read_map(files, &asked)) {
+        (Ok((content, len)), Ok(read)) => {
+            let bytes = files.get(&reader::transcript_path(&asked)).ok_or("the file is gone")?;
+            let content = Content { moves: moves(bytes, read.head.offset), ..content };
+            let other = other_says(files, &read);
+            if !other.as_ref().is_some_and(|other| content.same(other)) || len != read.head.records {
+                return Err(format!("{name}: the engine reads {content:?} ({len}), the other reader {other:?}"));
+            }
+            Ok(Some((content, read)))
+        }
+        (Err(Error::NotFound { .. }), Err(Verdict::NoSession)) => Ok(None),
+        (found, read) => Err(format!("{name} {side:?}: the engine says {found:?}, the other reader {read:?}")),
+    }
+}
+
+/// The state among `possible` that was read; the newest, when several look the same.
+fn choose(possible: &[Content], (content, read): &(Content, Conversation)) -> Option<Content> {
+    let fits = |state: &&Content| {
+        let moves = (read.undo.is_some(), read.redo.is_some()) == (!state.undo.is_empty(), !state.redo.is_empty());
+        moves && state.moves == content.moves && state.same(content)
+    };
+    possible.iter().rev().find(fits).cloned()
+}
+
+fn choose_life(
+    life: &Life,
+    main: &(Content, Conversation),
+    sides: &BTreeMap<String, (Content, Conversation)>,
+) -> Option<Life> {
+    let mut found = Life { main: History::of(choose(life.main.possible(), main)?), ..Life::default() };
+    for (name, (history, must)) in &life.sides {
+        match sides.get(name) {
+            Some(side) => {
+                let content = choose(history.possible(), side)?;
+                found.sides.insert(name.clone(), (History::of(content), true));
+            }
+            None if *must => return None,
+            None => {}
+        }
+    }
+    sides.keys().all(|name| life.sides.contains_key(name)).then_some(found)
+}
+
+/// Reads everything, and says which of the states that the model allows it is.
+///
+/// # Errors
+///
+/// What is wrong.
+pub fn resolve(store: &Store, disk: &SimDisk, model: &Model) -> Result<Model, String> {
+    let files = files(disk);
+    let mut found = Model { count: model.count, ..Model::default() };
+    for (name, named) in &model.names {
+        let mut sides = BTreeMap::new();
+        let main = read_both(store, &files, name, None)?;
+        if main.is_some() {
+            for side in store.sides(&key(name)).map_err(|error| error.to_string())? {
+                let read = read_both(store, &files, name, Some(side.as_str()))?;
+                sides.insert(side.to_string(), read.ok_or("a side transcript that is listed is not there")?);
+            }
+        }
+        let fits = |life: Option<&Life>| match (life, &main) {
+            (None, None) => Some(None),
+            (Some(life), Some(main)) => choose_life(life, main, &sides).map(Some),
+            _ => None,
+        };
+        let possible: Vec<_> = named.possible().collect();
+        let Some(life) = possible.iter().rev().find_map(|life| fits(*life)) else {
+            let main = main.map(|main| main.0);
+            return Err(format!("{name} is {main:?}, sides {:?}; possible is {possible:?}", sides.keys()));
+        };
+        found.names.insert(name, Named { lives: vec![life], floor: 0 });
+    }
+    Ok(found)
+}
+
+fn comparable(mut entries: Vec<Entry>) -> Vec<Entry> {
+    entries.iter_mut().for_each(|entry| entry.live = false);
+    entries.sort_by(|a, b| a.key.cmp(&b.key));
+    entries
+}
+
+/// That the list is what the transcripts say, and what a rebuilt list says.
+fn check_list(store: &Store, copy: &SimDisk, model: &Model) -> Result<(), String> {
+    let listed = comparable(store.entries().map_err(|error| format!("list: {error}"))?);
+    let rebuilt = open_store(&copy.process(), 3)
+        .and_then(|store| store.reindex().and_then(|_| store.entries()))
+        .map_err(|error| format!("reindex: {error}"))?;
+    let rebuilt = comparable(rebuilt);
+    if listed != rebuilt {
+        return Err(format!("the list is {listed:?},\n    rebuilt {rebuilt:?}"));
+    }
+    let shown: Vec<_> =
+        listed.iter().map(|entry| (entry.key.session.to_string(), entry.records, entry.title.clone())).collect();
+    let life = |(name, named): (&&str, &Named)| {
+        let content = named.now()?.main.now();
+        let title = content.meta.get("title").and_then(|title| title.as_str()).map(str::to_owned);
+        Some(((*name).to_owned(), content.len() as u64, title))
+    };
+    let wanted: Vec<_> = model.names.iter().filter_map(life).collect();
+    if shown != wanted {
+        return Err(format!("the list shows {shown:?}, not {wanted:?}"));
+    }
+    Ok(())
+}
+
+/// Counts of what was tried.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tally {
+    /// Disks that were opened after a power cut.
+    pub images: u64,
+    /// Those of them that were left by a second power cut, while the first one's were written to.
+    pub again: u64,
+    /// Programs that were run.
+    pub programs: u64,
+}
+
+impl Tally {
+    /// Adds another count.
+    pub fn add(&mut self, other: &Self) {
+        self.images += other.images;
+        self.again += other.again;
+        self.programs += other.programs;
+    }
+}
+
+/// That a disk which a power cut left says what it may, and can be gone on with: read, listed, verified, written to,
+/// collected, and with `again`, a seed, cut again while that goes on.
+///
+/// # Errors
+///
+/// What is wrong.
+pub fn check_image(image: &SimDisk, model: &Model, again: Option<u64>, tally: &mut Tally) -> Result<(), String> {
+    tally.images += 1;
+    let copy = image.after(Cut::Everything);
+    let store = open_store(&image.process(), 1).map_err(|error| format!("the store does not open: {error}"))?;
+    let found = resolve(&store, image, model)?;
+    check_list(&store, &copy, &found)?;
+    let report = store.verify(None, |_| {}).map_err(|error| format!("verify: {error}"))?;
+    if !report.is_sound() {
+        return Err(format!("a crash is called damage: {report:?}"));
+    }
+    let damaged = store.objects().verify().map_err(|error| format!("verify objects: {error}"))?;
+    if !damaged.is_empty() {
+        return Err(format!("a crash is called damage: {damaged:?}"));
+    }
+    drop(store);
+    let options = OpenOptions::default();
+    let mut world = World::found(image.clone(), found, options, 7 + u64::from(again.is_some()))
+        .map_err(|error| format!("open: {error}"))?;
+    let mut rng = Rng::new(again.unwrap_or(0));
+    let snapshots = Snapshots::default();
+    if again.is_some() {
+        snapshots.collect(image, Points::Barriers);
+    }
+    let mut wrong = None;
+    for op in resume(&world.model) {
+        let did = world.step(op, &mut |world| {
+            for snapshot in snapshots.take() {
+                if !rng.chance(1, 3) {
+                    continue;
+                }
+                for (cut, next) in images(&snapshot, rng.bits(), 1, 2) {
+                    tally.again += 1;
+                    if wrong.is_none() {
+                        let checked = check_image(&next, &world.model, None, tally);
+                        wrong = checked.err().map(|error| next.report(format!("{cut}: {error}")));
+                    }
+                }
+            }
+        });
+        if let Did::Failed(error) = did {
+            return Err(format!("after the power cut, {op:?}: {error}"));
+        }
+    }
+    image.clear_hook();
+    if let Some(wrong) = wrong {
+        return Err(format!("after a second power cut: {wrong}"));
+    }
+    resolve(world.store(), image, &world.model).map_err(|error| format!("gone on with: {error}"))?;
+    Ok(())
+}
+
+/// What is done on every disk that is left: every session appended to and closed, every free name taken, garbage collected.
+fn resume(model: &Model) -> Vec<Op> {
+    let mut ops = Vec::new();
+    for (name, named) in &model.names {
+        let main = Which(name, None);
+        match named.now() {
+            None => ops.extend([Op::Create(name), Op::Append(main), Op::Close(main)]),
+            Some(life) => {
+                ops.extend([Op::Append(main), Op::AppendId(main), Op::Undo(main), Op::Redo(main)]);
+                if has_checkpoints(life) {
+                    ops.extend([Op::Edit, Op::Checkpoint(main)]);
+                }
+                if !life.sides.is_empty() {
+                    ops.extend([Op::Batch(Which(name, Some(SIDE))), Op::Close(Which(name, Some(SIDE)))]);
+                }
+                ops.push(Op::Close(main));
+            }
+        }
+    }
+    if model.names.values().filter_map(Named::now).any(has_checkpoints) {
+        ops.push(Op::Gc);
+    }
+    ops
+}
+
+fn has_checkpoints(life: &Life) -> bool {
+    let content = life.main.now();
+    let views = [&content.view].into_iter().chain(&content.undo).chain(&content.redo);
+    views.flatten().any(|item| matches!(item, Item::Checkpoint(..)))
+}
+
+/// Snapshots that a disk's hook leaves for its harness.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshots(Arc<Mutex<Vec<Snapshot>>>);
+
+impl Snapshots {
+    /// Takes a snapshot before every such call of `disk`, from now on.
+    pub fn collect(&self, disk: &SimDisk, points: Points) {
+        let own = self.clone();
+        disk.on_point(points, move |_, snapshot| own.lock().push(snapshot.clone()));
+    }
+
+    /// One more.
+    pub fn push(&self, snapshot: Snapshot) {
+        self.lock().push(snapshot);
+    }
+
+    /// Those that have come since the last time.
+    #[must_use]
+    pub fn take(&self) -> Vec<Snapshot> {
+        std::mem::take(&mut *self.lock())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Snapshot>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Some of the disks that a snapshot may turn into: `canonical` of the fixed ones, chosen by the seed, and `random` others.
+#[must_use]
+pub fn images(snapshot: &Snapshot, seed: u64, canonical: usize, random: u64) -> Vec<(Cut, SimDisk)> {
+    if snapshot.is_stable() {
+        return vec![(Cut::Nothing, snapshot.after(Cut::Nothing))];
+    }
+    let first = Rng::new(seed).below(Cut::CANONICAL.len());
+    let fixed = (0..canonical).map(|n| Cut::CANONICAL[(first + n) % Cut::CANONICAL.len()]);
+    let cuts = fixed.chain((0..random).map(|n| Cut::random(seed, n)));
+    cuts.map(|cut| (cut, snapshot.after(cut))).collect()
+}

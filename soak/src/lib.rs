@@ -1,0 +1,24 @@
+//! Programs that run on forklog and on a model of it, with the power cut at every disk call.
+//!
+//! [`Case::of`] makes a program of a seed. [`Case::run`] runs it on a [`World`]: the engine on a simulated disk, and beside it a
+//! [`model`](crate::model) that keeps, for every transcript, the states it went through and which of them a power cut must leave. Before
+//! every sync, or every call, the disk is cloned as a power cut may leave it; [`check_image`] opens each clone, reads it with the engine and
+//! with an independent reader, compares both with the model, verifies it, writes to it, collects its garbage, and cuts it again.
+//!
+//! The tests of the library use this crate for a bounded share. The program runs for as long as it is told:
+//!
+//! ```text
+//! cargo run --release -p forklog-soak -- --images 1000000
+//! cargo run --release -p forklog-soak -- --seed 0x5000000000000007
+//! ```
+
+mod case;
+mod check;
+pub mod model;
+mod workspace;
+mod world;
+
+pub use case::{Case, Effort, Family, OPS, beginnings};
+pub use check::{Snapshots, StoreFiles, Tally, check_image, files, images, records, resolve};
+pub use workspace::MemWorkspace;
+pub use world::{Between, Did, NAMES, Op, PROCESSES, ROOT, SIDE, Step, World, all_options, key, open_store, path};
