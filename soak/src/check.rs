@@ -272,13 +272,7 @@ pub fn check_live(disk: &SimDisk, model: &Model, again: Option<u64>, tally: &mut
     check_disk(disk, model, true, again, tally)
 }
 
-fn check_disk(
-    image: &SimDisk,
-    model: &Model,
-    live: bool,
-    again: Option<u64>,
-    tally: &mut Tally,
-) -> Result<(), String> {
+fn check_disk(image: &SimDisk, model: &Model, live: bool, again: Option<u64>, tally: &mut Tally) -> Result<(), String> {
     tally.images += 1;
     let copy = image.after(Cut::Everything);
     let store = open_store(&image.process(), 1).map_err(|error| format!("the store does not open: {error}"))?;
@@ -288,6 +282,7 @@ fn check_disk(
     if !report.is_sound() {
         return Err(format!("a crash is called damage: {report:?}"));
     }
+    let tails = tails(image, &found);
     let damaged = store.objects().verify().map_err(|error| format!("verify objects: {error}"))?;
     if !damaged.is_empty() {
         return Err(format!("a crash is called damage: {damaged:?}"));
@@ -335,7 +330,45 @@ fn check_disk(
     if let Some(wrong) = wrong {
         return Err(format!("after a second power cut: {wrong}"));
     }
+    check_quarantine(image, &tails)?;
     resolve(world.store(), image, &world.model).map_err(|error| format!("gone on with: {error}"))?;
+    Ok(())
+}
+
+/// Bytes behind the last line that counts, by the directory of their session: the next writer cuts them off.
+type Tails = Vec<(PathBuf, Vec<u8>)>;
+
+fn tails(image: &SimDisk, found: &Model) -> Tails {
+    let files = files(image);
+    let mut tails = Vec::new();
+    for (name, named) in &found.names {
+        let sides = named.now().into_iter().flat_map(|life| life.sides.keys().map(|side| Some(side.clone())));
+        for side in [None].into_iter().chain(sides) {
+            let asked = Name { project: "p".into(), session: (*name).into(), side };
+            let Ok(read) = reader::read_map(&files, &asked) else { continue };
+            let bytes = files.get(&reader::transcript_path(&asked)).map(Vec::as_slice).unwrap_or_default();
+            let tail = usize::try_from(read.head.offset).ok().and_then(|end| bytes.get(end..)).unwrap_or_default();
+            // Spaces are what a writer laid ahead.
+            if tail.iter().any(|byte| *byte != b' ') {
+                tails.push((PathBuf::from("projects/p").join(name), tail.to_vec()));
+            }
+        }
+    }
+    tails
+}
+
+/// That nothing was cut off that is not kept in quarantine.
+fn check_quarantine(image: &SimDisk, tails: &Tails) -> Result<(), String> {
+    if tails.is_empty() {
+        return Ok(());
+    }
+    let files = files(image);
+    for (dir, tail) in tails {
+        let kept = |(path, bytes): (&PathBuf, &Vec<u8>)| path.starts_with(dir.join("quarantine")) && bytes == tail;
+        if !files.iter().any(kept) {
+            return Err(format!("{} bytes that were cut off in {} are not in quarantine", tail.len(), dir.display()));
+        }
+    }
     Ok(())
 }
 

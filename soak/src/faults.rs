@@ -159,10 +159,12 @@ impl FaultCase {
             // A bit that is read wrong looks like damage, until it is read again.
             (What::FlipBit, Kind::Data | Kind::Newer | Kind::NotFound) => true,
             // A lock that cannot be had because the call fails.
-                _ => false,
+            _ => false,
         };
         let full = matches!(self.what, What::Fail(Errno::NoSpace | Errno::Quota));
-        if !fits || (full && !matches!(error, Error::Full { .. } | Error::Poisoned { .. } | Error::Io { op: "sync", .. })) {
+        if !fits
+            || (full && !matches!(error, Error::Full { .. } | Error::Poisoned { .. } | Error::Io { op: "sync", .. }))
+        {
             return Err(format!("{:?} is told as {error:?}", self.what));
         }
         Ok(())
