@@ -8,8 +8,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use common::{Fuse, FusedDisk, os_store, store};
+use forklog::disk::Disk;
 use forklog::objects::{MAX_OBJECT, ObjectStore, Root};
 use forklog::{Error, ObjectId, ObjectKind};
+use forklog_sim::{Cut, Errno, Fault, Op, SimDisk, What};
 
 fn content(n: u32) -> Vec<u8> {
     let line = format!("object {n}, a line that repeats itself often enough to be worth compressing\n");
@@ -58,7 +60,7 @@ fn one_sync_for_any_number_of_objects_and_one_pack_for_processes_in_turn() {
     for turn in 0..5 {
         let store = os_store(root.path());
         put_all(&store, turn * 100..turn * 100 + 100).expect("put");
-        assert_eq!(store.sync_count(), if turn == 0 { 2 } else { 1 }, "the pack, and the directory of a new one");
+        assert_eq!(store.sync_count(), if turn == 0 { 3 } else { 1 }, "the pack, and two directories of a new one");
     }
     assert_eq!(files(root.path(), "pack").len(), 1);
 }
@@ -276,4 +278,22 @@ fn a_live_tree_that_cannot_be_read_stops_gc() {
         assert!(store.gc(|| Ok(vec![Root::tree(bad, 7)])).is_err());
         assert!(get(&store, ids[&3]).is_ok(), "nothing was removed");
     }
+}
+
+/// The directory was made and its name not synced; the next who begins finds it there.
+#[test]
+fn objects_survive_although_syncing_their_directorys_name_failed_once() {
+    let disk = SimDisk::new(1);
+    let process = disk.process();
+    let place = Path::new("/store");
+    process.create_dir(place).expect("made");
+    process.sync_dir(Path::new("/")).expect("synced");
+    let store = common::store(Arc::new(process), place);
+    disk.add_fault(Fault::at(1, What::Fail(Errno::Io)).on(Op::SyncDir));
+    assert!(store.begin().is_err());
+    let batch = store.begin().expect("begun");
+    let id = batch.put(ObjectKind::Blob, b"content").expect("put");
+    batch.sync().expect("synced");
+    let store = common::store(Arc::new(disk.after(Cut::Nothing).process()), place);
+    assert_eq!(store.get(ObjectKind::Blob, id, 100).expect("there"), b"content");
 }

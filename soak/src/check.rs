@@ -10,7 +10,7 @@ use forklog_sim::reader::{self, Conversation, Name, Verdict};
 use forklog_sim::{Cut, Points, Rng, SimDisk, Snapshot};
 
 use crate::model::{Bytes, Content, Files, History, Item, Life, Model, Named, Rec, Which};
-use crate::world::{Did, Op, ROOT, SIDE, World, key, open_store, side_name};
+use crate::world::{Did, Op, ROOT, SIDE, World, key, open_store, path, side_name};
 
 /// The store's files by their paths below its directory.
 pub type StoreFiles = BTreeMap<PathBuf, Vec<u8>>;
@@ -260,6 +260,19 @@ impl Tally {
 ///
 /// What is wrong.
 pub fn check_image(image: &SimDisk, model: &Model, again: Option<u64>, tally: &mut Tally) -> Result<(), String> {
+    check_disk(image, model, false, again, tally)
+}
+
+/// [`check_image`] of a disk that had no power cut: what is read may still be lost.
+///
+/// # Errors
+///
+/// What is wrong.
+pub fn check_live(disk: &SimDisk, model: &Model, again: Option<u64>, tally: &mut Tally) -> Result<(), String> {
+    check_disk(disk, model, true, again, tally)
+}
+
+fn check_disk(image: &SimDisk, model: &Model, live: bool, again: Option<u64>, tally: &mut Tally) -> Result<(), String> {
     tally.images += 1;
     let copy = image.after(Cut::Everything);
     let store = open_store(&image.process(), 1).map_err(|error| format!("the store does not open: {error}"))?;
@@ -269,12 +282,20 @@ pub fn check_image(image: &SimDisk, model: &Model, again: Option<u64>, tally: &m
     if !report.is_sound() {
         return Err(format!("a crash is called damage: {report:?}"));
     }
+    let tails = tails(image, &found);
     let damaged = store.objects().verify().map_err(|error| format!("verify objects: {error}"))?;
     if !damaged.is_empty() {
         return Err(format!("a crash is called damage: {damaged:?}"));
     }
     drop(store);
     let options = OpenOptions::default();
+    let found = if live {
+        let mut known = model.clone();
+        known.sees(&found);
+        known
+    } else {
+        found
+    };
     let mut world = World::found(image.clone(), found, options, 7 + u64::from(again.is_some()))
         .map_err(|error| format!("open: {error}"))?;
     let mut rng = Rng::new(again.unwrap_or(0));
@@ -283,35 +304,77 @@ pub fn check_image(image: &SimDisk, model: &Model, again: Option<u64>, tally: &m
         snapshots.collect(image, Points::Barriers);
     }
     let mut wrong = None;
-    for op in resume(&world.model) {
-        let did = world.step(op, &mut |world| {
-            for snapshot in snapshots.take() {
-                if !rng.chance(1, 3) {
-                    continue;
-                }
-                for (cut, next) in images(&snapshot, rng.bits(), 1, 2) {
-                    tally.again += 1;
-                    if wrong.is_none() {
-                        let checked = check_image(&next, &world.model, None, tally);
-                        wrong = checked.err().map(|error| next.report(format!("{cut}: {error}")));
-                    }
-                }
+    let mut check = |world: &World, one_in: usize| {
+        for snapshot in snapshots.take() {
+            if wrong.is_some() || !rng.chance(1, one_in) {
+                continue;
             }
-        });
-        if let Did::Failed(error) = did {
+            for (cut, next) in images(&snapshot, rng.bits(), 1, 2) {
+                tally.again += 1;
+                let checked = check_image(&next, &world.model, None, tally);
+                wrong = wrong.take().or(checked.err().map(|error| next.report(format!("{cut}: {error}"))));
+            }
+        }
+    };
+    for op in resume(&world.model, image) {
+        if let Did::Failed(error) = world.step(op, &mut |world| check(world, 3)) {
             return Err(format!("after the power cut, {op:?}: {error}"));
         }
     }
     image.clear_hook();
+    if again.is_some() {
+        // Everything was closed.
+        snapshots.push(image.snapshot());
+        check(&world, 1);
+    }
     if let Some(wrong) = wrong {
         return Err(format!("after a second power cut: {wrong}"));
     }
+    check_quarantine(image, &tails)?;
     resolve(world.store(), image, &world.model).map_err(|error| format!("gone on with: {error}"))?;
     Ok(())
 }
 
+/// Bytes behind the last line that counts, by the directory of their session: the next writer cuts them off.
+type Tails = Vec<(PathBuf, Vec<u8>)>;
+
+fn tails(image: &SimDisk, found: &Model) -> Tails {
+    let files = files(image);
+    let mut tails = Vec::new();
+    for (name, named) in &found.names {
+        let sides = named.now().into_iter().flat_map(|life| life.sides.keys().map(|side| Some(side.clone())));
+        for side in [None].into_iter().chain(sides) {
+            let asked = Name { project: "p".into(), session: (*name).into(), side };
+            let Ok(read) = reader::read_map(&files, &asked) else { continue };
+            let bytes = files.get(&reader::transcript_path(&asked)).map(Vec::as_slice).unwrap_or_default();
+            let tail = usize::try_from(read.head.offset).ok().and_then(|end| bytes.get(end..)).unwrap_or_default();
+            // Spaces are what a writer laid ahead.
+            if tail.iter().any(|byte| *byte != b' ') {
+                tails.push((PathBuf::from("projects/p").join(name), tail.to_vec()));
+            }
+        }
+    }
+    tails
+}
+
+/// That nothing was cut off that is not kept in quarantine.
+fn check_quarantine(image: &SimDisk, tails: &Tails) -> Result<(), String> {
+    if tails.is_empty() {
+        return Ok(());
+    }
+    let files = files(image);
+    for (dir, tail) in tails {
+        let kept = |(path, bytes): (&PathBuf, &Vec<u8>)| path.starts_with(dir.join("quarantine")) && bytes == tail;
+        if !files.iter().any(kept) {
+            return Err(format!("{} bytes that were cut off in {} are not in quarantine", tail.len(), dir.display()));
+        }
+    }
+    Ok(())
+}
+
 /// What is done on every disk that is left: every session appended to and closed, every free name taken, garbage collected.
-fn resume(model: &Model) -> Vec<Op> {
+fn resume(model: &Model, disk: &SimDisk) -> Vec<Op> {
+    let files = disk.tree().iter().any(|(found, _)| *found == path("objects"));
     let mut ops = Vec::new();
     for (name, named) in &model.names {
         let main = Which(name, None);
@@ -319,7 +382,7 @@ fn resume(model: &Model) -> Vec<Op> {
             None => ops.extend([Op::Create(name), Op::Append(main), Op::Close(main)]),
             Some(life) => {
                 ops.extend([Op::Append(main), Op::AppendId(main), Op::Undo(main), Op::Redo(main)]);
-                if has_checkpoints(life) {
+                if files {
                     ops.extend([Op::Edit, Op::Checkpoint(main)]);
                 }
                 if !life.sides.is_empty() {
@@ -329,16 +392,10 @@ fn resume(model: &Model) -> Vec<Op> {
             }
         }
     }
-    if model.names.values().filter_map(Named::now).any(has_checkpoints) {
+    if files {
         ops.push(Op::Gc);
     }
     ops
-}
-
-fn has_checkpoints(life: &Life) -> bool {
-    let content = life.main.now();
-    let views = [&content.view].into_iter().chain(&content.undo).chain(&content.redo);
-    views.flatten().any(|item| matches!(item, Item::Checkpoint(..)))
 }
 
 /// Snapshots that a disk's hook leaves for its harness.

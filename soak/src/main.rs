@@ -5,17 +5,19 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use forklog_soak::{Case, Family, Tally};
+use forklog_soak::{Tally, Trial, Unit};
 
-const USAGE: &str = "usage: forklog-soak [--images N] [--seconds N] [--from N] [--threads N] [--seed S]
+const USAGE: &str = "usage: forklog-soak [--images N] [--seconds N] [--from N] [--first N] [--threads N] [--seed S]
 
-Cuts the power in every program of one and two operations, and then in drawn ones of three and of more, until so many
-disks were opened or so many seconds are over: whichever comes first. Without either, 60 seconds.
+Cuts the power in every program of one and two operations, makes every call of a program fail in every way, kills every
+operation at every call, and then cuts the power in drawn programs of three operations and of more, until so many disks
+were opened or so many seconds are over: whichever comes first. Without either, 60 seconds.
 
   --images N   disks to open
   --seconds N  seconds to take
   --from N     draw programs from this number on, so that another run tries others
   --threads N  1 unless said otherwise
+  --first N    begin with this unit
   --seed S     run this case alone, as often as you like; the way a violation is replayed";
 
 /// How far to go.
@@ -24,12 +26,13 @@ struct Asked {
     images: Option<u64>,
     seconds: Option<u64>,
     from: u64,
+    first: u64,
     threads: u64,
     seed: Option<u64>,
 }
 
 fn parse() -> Option<Asked> {
-    let mut asked = Asked { images: None, seconds: None, from: 0, threads: 1, seed: None };
+    let mut asked = Asked { images: None, seconds: None, from: 0, first: 0, threads: 1, seed: None };
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         let value = args.next()?;
@@ -42,6 +45,7 @@ fn parse() -> Option<Asked> {
             "--images" => asked.images = Some(number),
             "--seconds" => asked.seconds = Some(number),
             "--from" => asked.from = number,
+            "--first" => asked.first = number,
             "--threads" => asked.threads = number.max(1),
             "--seed" => asked.seed = Some(number),
             _ => return None,
@@ -64,30 +68,15 @@ fn main() -> ExitCode {
 
 /// Runs one case; true when nothing is wrong.
 fn replay(seed: u64) -> bool {
-    let case = Case::of(seed);
-    println!("seed {seed:#x}: {:?}\n  {:?} then\n  {:?}", case.options, case.before, case.program);
+    let trial = Trial::of(seed);
+    println!("seed {seed:#x}: {trial:?}");
     let mut tally = Tally::default();
-    let checked = case.check(&mut tally);
-    println!("{tally:?}, {}", if checked.is_ok() { "no violation" } else { "VIOLATION" });
-    if let Err(wrong) = &checked {
+    let tried = trial.run(&mut tally);
+    println!("{tally:?}, {}", if tried.is_ok() { "no violation" } else { "VIOLATION" });
+    if let Err(wrong) = &tried {
         println!("{wrong}");
     }
-    checked.is_ok()
-}
-
-/// The seeds of a soak, in order.
-fn seed_of(n: u64, from: u64) -> u64 {
-    let mut rest = n;
-    for family in Family::ALL {
-        match family.count() {
-            Some(len) if rest < len => return family.seed(rest),
-            Some(len) => rest -= len,
-            None => break,
-        }
-    }
-    // The drawn ones take turns.
-    let family = if rest.is_multiple_of(3) { Family::Three } else { Family::Random };
-    family.seed(from + rest)
+    tried.is_ok()
 }
 
 /// Runs cases one after another; true when nothing was wrong.
@@ -97,9 +86,9 @@ fn soak(asked: Asked) -> bool {
         (None, None) => Some(Duration::from_secs(60)),
         (_, seconds) => seconds.map(Duration::from_secs),
     };
-    let all: u64 = Family::ALL.iter().filter_map(|family| family.count()).sum();
-    println!("from {}; {all} short programs, then drawn ones", asked.from);
-    let (next, images, violated) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
+    let all = Unit::finite();
+    println!("{all} units that have an end, then programs drawn from number {} on", asked.from);
+    let (next, images, violated) = (AtomicU64::new(asked.first), AtomicU64::new(0), AtomicBool::new(false));
     let total = Mutex::new((Tally::default(), Vec::<String>::new(), Duration::ZERO));
     let enough = || {
         asked.images.is_some_and(|most| most <= images.load(Ordering::Relaxed))
@@ -108,16 +97,16 @@ fn soak(asked: Asked) -> bool {
     };
     let work = || {
         while !enough() {
-            let seed = seed_of(next.fetch_add(1, Ordering::Relaxed), asked.from);
+            let unit = Unit::of(next.fetch_add(1, Ordering::Relaxed), asked.from);
             let mut tally = Tally::default();
-            let checked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| Case::of(seed).check(&mut tally)));
-            let checked = checked.unwrap_or_else(|_| Err(format!("panicked\nseed {seed:#x}")));
+            let checked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| unit.run(1, &mut tally)));
+            let checked = checked.unwrap_or_else(|_| Err(format!("panicked in {unit:?}")));
             images.fetch_add(tally.images, Ordering::Relaxed);
             let Ok(mut total) = total.lock() else { return };
             total.0.add(&tally);
             if let Err(wrong) = checked {
                 println!("{wrong}");
-                total.1.push(format!("{seed:#x}"));
+                total.1.push(format!("{unit:x?}"));
                 violated.store(true, Ordering::Relaxed);
             }
             if total.2 + Duration::from_secs(30) <= begun.elapsed() {
@@ -138,11 +127,12 @@ fn soak(asked: Asked) -> bool {
         wrong.len(),
         begun.elapsed().as_secs_f64(),
     );
-    if programs < all {
-        println!("{} short programs were not reached", all - programs);
+    let reached = next.into_inner();
+    if reached < all {
+        println!("{} units that have an end were not reached", all - reached);
     }
-    for seed in &wrong {
-        println!("violation: --seed {seed}");
+    for unit in &wrong {
+        println!("violation: {unit}");
     }
     wrong.is_empty()
 }

@@ -209,6 +209,23 @@ impl Model {
         history.states.push(next);
     }
 
+    /// What the processes see is `found`; what a power cut may leave stays what it was.
+    pub fn sees(&mut self, found: &Self) {
+        for (name, seen) in &found.names {
+            let Some(named) = self.names.get_mut(name) else { continue };
+            let before = named.lives.iter().rev().flatten().next().cloned();
+            let life = seen.now().map(|seen| {
+                let mut life = before.unwrap_or_default();
+                life.main.states.push(seen.main.now());
+                for (side, (history, _)) in &mut life.sides {
+                    history.states.extend(seen.sides.get(side).map(|side| side.0.now()));
+                }
+                life
+            });
+            named.lives.push(life);
+        }
+    }
+
     /// A side transcript that is about to be made, unless it is there.
     pub fn make_side(&mut self, name: &'static str, side: &'static str) {
         if let Some(life) = self.life_mut(name) {

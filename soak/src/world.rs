@@ -12,6 +12,7 @@ use forklog::{
 use forklog_sim::{Process, SimDisk, Ticks, derive};
 use serde_json::json;
 
+use crate::check::resolve;
 use crate::model::{Content, Item, Model, Rec, Which};
 use crate::workspace::MemWorkspace;
 
@@ -198,6 +199,16 @@ impl World {
         &self.running(0).store
     }
 
+    /// A process of the store.
+    ///
+    /// # Panics
+    ///
+    /// When it does not run.
+    #[must_use]
+    pub fn process(&self, by: usize) -> Process {
+        self.running(by).process.clone()
+    }
+
     /// A session as the first process has it open.
     #[must_use]
     pub fn session(&self, which: Which) -> Option<&Session> {
@@ -283,6 +294,28 @@ impl World {
                 Did::It
             }
         }
+    }
+
+    /// Gives up every handle of a transcript, whatever state it is in.
+    pub fn forget(&mut self, which: Which) {
+        for running in self.running.iter_mut().flatten() {
+            running.handles.remove(&which);
+        }
+    }
+
+    /// After a call that failed or was killed on the way: what can be read now is what the processes see, and any state that a power cut
+    /// might have left before is one that it may still leave.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong.
+    pub fn relearn(&mut self) -> Result<(), String> {
+        let store = open_store(&self.disk.process(), derive(self.seed, 0x1ea4 + self.generation))
+            .map_err(|error| format!("the store does not open: {error}"))?;
+        self.generation += 1;
+        let found = resolve(&store, &self.disk, &self.model)?;
+        self.model.sees(&found);
+        Ok(())
     }
 
     /// Ends a process as `kill -9` does.

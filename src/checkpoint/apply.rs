@@ -60,7 +60,7 @@ impl Files {
     ///
     /// When `commit` is called, the files and everything in its argument are on stable storage. If the process dies before
     /// this returns, [`Files::recover`] carries on with the same uid and payload; `commit` may then be called although
-    /// its record was written already, and must recognise the uid. Syncs: one of the objects, two for the journal, one of the
+    /// its record was written already, and must recognise the uid. Syncs: one of the objects, four for the journal, one of the
     /// workspace's file system (one per file for a few files), one when the journal goes.
     ///
     /// # Errors
@@ -218,7 +218,8 @@ impl Files {
             file.write_at(&journal::encode(journal), 0)?;
             file.sync()?;
             self.disk.rename(&temp, &path)?;
-            self.disk.sync_dir(&self.dir)
+            // Whoever made the directories may have died before their own names were synced.
+            self.dir.ancestors().take(3).try_for_each(|dir| self.disk.sync_dir(dir))
         };
         written().map_err(|error| {
             let _ = self.disk.remove_file(&temp);

@@ -407,8 +407,8 @@ impl Batch<'_> {
         Ok(ObjectStore::is_stored(&state, id))
     }
 
-    /// Returns once everything that this batch has put or found is on stable storage: one sync for all of it, and one of
-    /// the directory when the pack is new.
+    /// Returns once everything that this batch has put or found is on stable storage: one sync for all of it, and two of
+    /// directories when the pack is new.
     ///
     /// # Errors
     ///

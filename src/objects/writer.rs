@@ -147,8 +147,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Returns once every object is on stable storage, and leaves a mark that says so. One sync, and one of the
-    /// directory for a new pack; returns how many. After an error the pack must be given up.
+    /// Returns once every object is on stable storage, and leaves a mark that says so. One sync, and for a new pack one of
+    /// its directory and one of that above; returns how many. After an error the pack must be given up.
     pub(super) fn sync(&mut self, disk: &dyn Disk) -> Result<u64> {
         if self.len() == self.clean_end {
             return Ok(0);
@@ -157,10 +157,12 @@ impl Writer {
         self.file.sync().map_err(|e| Error::io("sync", &self.path, e))?;
         let mut syncs = 1;
         if !self.named {
-            let dir = self.path.parent().unwrap_or(&self.path);
-            disk.sync_dir(dir).map_err(|e| Error::io("sync", dir, e))?;
+            // Whoever made the directory may have failed, or died, before its own name was synced.
+            for dir in self.path.ancestors().skip(1).take(2) {
+                disk.sync_dir(dir).map_err(|e| Error::io("sync", dir, e))?;
+                syncs += 1;
+            }
             self.named = true;
-            syncs += 1;
         }
         // The mark itself need not be synced: while it can be read from memory it is true, and after a power cut what
         // can be read came from stable storage.

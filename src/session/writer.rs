@@ -753,8 +753,7 @@ impl Core {
             if (last || self.options.sharing == Sharing::Exclusive) && writer.closed_at != Some(end.end) {
                 self.write_close(writer)?;
             }
-            if last {
-                self.settle_entry(writer)?;
+            if last && self.settle_entry(writer)? {
                 presence.remove()?;
             }
             Ok(())
@@ -771,14 +770,33 @@ impl Core {
         self.control(writer, kind::CLOSE, &payload).map(drop)
     }
 
-    /// Publishes the session's entry for lists, which the marker stood for.
-    fn settle_entry(&self, writer: &mut Writer) -> Result<()> {
+    /// Publishes the session's entry for lists, which the marker stood for. False when the marker must go on doing so.
+    fn settle_entry(&self, writer: &mut Writer) -> Result<bool> {
         if self.side.is_some() {
-            return self.store.publish_session(&self.key);
+            return self.settle_main();
         }
         self.summarise(writer)?;
         let entry = self.store.entry_of(&self.transcript, &writer.state)?;
-        self.store.publish(&entry)
+        self.store.publish(&entry)?;
+        Ok(true)
+    }
+
+    /// [`Core::settle_entry`] of a side transcript: the entry is the main one's, whose writer may have died, so that what
+    /// can be read of it need not survive a power cut.
+    fn settle_main(&self) -> Result<bool> {
+        let (store, key) = (&self.store, &self.key);
+        let disk = &**store.disk();
+        let main = open_named(disk, &store.layout().session(&key.project, &key.session), key, None, How::Read)?;
+        let (_, ends) = State::read(disk, &main, store.digest())?;
+        if !ends.closed {
+            if Note::read(disk, &store.layout().marker(main.header.uid)).is_none_or(|note| note.poisoned) {
+                return Ok(false);
+            }
+            main.file.sync().map_err(|error| Error::io("sync", &main.path, error))?;
+            store.sync_names(&main.path)?;
+        }
+        store.publish_session(key)?;
+        Ok(true)
     }
 }
 

@@ -16,7 +16,7 @@ use crate::log::files::each_record;
 use crate::log::lineage::{Layout, Lineage, session_dir};
 use crate::log::transcript::Transcript;
 use crate::objects::{GcReport, Root};
-use crate::session::{Presence, open_named};
+use crate::session::{OpenOptions, Presence, Session, open_named};
 use crate::time::Timestamp;
 use crate::{Entry, MAX_LINEAGE};
 
@@ -352,21 +352,35 @@ impl Store {
         }
     }
 
-    /// Publishes what dead writers left in `live/`, so that lists need not look at it again.
+    /// Puts in order what dead writers left, so that lists need not look at it again.
     fn settle_markers(&self) -> Result<()> {
-        let disk = &**self.disk();
-        for path in list_dir(disk, &self.dir("live"))? {
-            let Some(note) = crate::session::Note::read(disk, &path) else { continue };
-            let Some(alone) = Presence::alone(self.disk(), &path)? else { continue };
-            match self.publish_session(&note.key()) {
-                Ok(()) | Err(Error::NotFound { .. }) if !note.poisoned => alone.remove()?,
-                // A damaged or doubtful one stays marked.
-                Ok(()) | Err(Error::NotFound { .. }) => {}
+        for path in list_dir(&**self.disk(), &self.dir("live"))? {
+            match self.settle_marker(&path) {
+                // Somebody has it open; or it is damaged, or cannot be put in order now, and stays marked.
+                Err(Error::Locked { .. } | Error::Full { .. }) => {}
                 Err(error) if matches!(error.kind(), Kind::Data | Kind::Newer) => {}
-                Err(error) => return Err(error),
+                settled => settled?,
             }
         }
         Ok(())
+    }
+
+    /// Opens the session of a dead writer and closes it. Publishing what can be read would not do: as long as it is not
+    /// synced, a power cut may take it back, and only the marker would tell.
+    fn settle_marker(&self, path: &Path) -> Result<()> {
+        let disk = &**self.disk();
+        let Some(note) = crate::session::Note::read(disk, path) else { return Ok(()) };
+        let Some(alone) = Presence::alone(self.disk(), path)? else { return Ok(()) };
+        let key = note.key();
+        let dir = self.layout().session(&key.project, &key.session);
+        match open_named(disk, &dir, &key, None, How::Read) {
+            Ok(found) if self.layout().marker(found.header.uid) == path => {}
+            // A session that never got its name, or one that is deleted.
+            Ok(_) | Err(Error::NotFound { .. }) => return alone.remove(),
+            Err(error) => return Err(error),
+        }
+        drop(alone);
+        Session::open(self, &key, None, OpenOptions::default())?.close()
     }
 
     /// Copies what a fork shares with its ancestors into the fork's own directory, so that they can be deleted and freed.
