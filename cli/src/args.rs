@@ -119,6 +119,9 @@ pub(crate) struct Append {
     /// What an append survives: write, sync, or interval:MS
     #[arg(long, value_name = "D", value_parser = durability)]
     pub(crate) durability: Option<Durability>,
+    /// Keep payloads longer than this out of the transcript, compressed and stored once; they are read back as ever
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) spill_over: Option<u64>,
     /// Append to a side transcript, made if there is none
     #[arg(long, value_name = "NAME", value_parser = side)]
     pub(crate) side: Option<SideName>,

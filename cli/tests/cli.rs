@@ -134,6 +134,29 @@ fn create_prints_the_id_and_append_counts() {
 }
 
 #[test]
+fn payloads_that_spill_over_are_printed_exported_and_found_as_ever() {
+    let cli = Cli::new();
+    cli.good(&["create", "s"]);
+    let long = format!("{{\"n\":1,\"text\":\"{}\"}}", "needle ".repeat(50));
+    let input = format!("{{\"n\":0}}\n{long}\n{{\"n\":2}}\n");
+    cli.good_with(&["append", "s", "--spill-over", "100"], input.as_bytes());
+    assert_eq!(cli.good(&["cat", "s"]), input);
+    assert_eq!(cli.good(&["export", "s"]), input);
+    assert_eq!(cli.good(&["cat", "s", "--last", "2"]).lines().next(), Some(&*long));
+    assert!(cli.good(&["cat", "s", "--envelope"]).contains("\"large\":{\"object\":\""));
+    assert_eq!(cli.value(&["grep", "needle", "--json"])["data"]["n"], 1);
+    cli.good(&["verify"]);
+    let packs = cli.store().join("objects");
+    for entry in std::fs::read_dir(packs).expect("there").flatten() {
+        std::fs::remove_file(entry.path()).expect("removed");
+    }
+    let output = cli.run_with(&["verify"], b"");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.code() == Some(1) && text.contains("its payload is missing"), "{text}");
+    assert_eq!(cli.numbers(&["cat", "s", "--from", "2"]), [2]);
+}
+
+#[test]
 fn rewinds_are_undone_and_redone_and_what_was_left_can_be_forked() {
     let cli = Cli::new();
     cli.three();

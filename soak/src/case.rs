@@ -299,7 +299,9 @@ fn place(n: u64, of: usize) -> usize {
 }
 
 fn random_program(rng: &mut Rng) -> (OpenOptions, Vec<Step>) {
-    let options = all_options()[rng.below(4)];
+    let mut options = all_options()[rng.below(4)];
+    // Payloads are 16 to 96 bytes long: some become objects, or all stay in their lines.
+    options.spill_over = rng.chance(1, 3).then_some(30);
     // Half of the programs have one process, half of them have no files.
     let (processes, files) = (1 + rng.below(PROCESSES), rng.chance(1, 2));
     let len = 3 + rng.below(12);

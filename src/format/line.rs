@@ -34,6 +34,7 @@ const _: () = assert!(CRC.len() + 8 + END.len() == 19 && SYNCED.len() + 12 + 1 =
 pub(crate) mod kind {
     pub(crate) const HEADER: &str = "forklog";
     pub(crate) const DATA: &str = "data";
+    pub(crate) const LARGE: &str = "large";
     pub(crate) const META: &str = "meta";
     pub(crate) const REWIND: &str = "rewind";
     pub(crate) const UNDO: &str = "undo";
@@ -44,6 +45,11 @@ pub(crate) mod kind {
     pub(crate) const STORE: &str = "store";
     pub(crate) const MAP: &str = "map";
     pub(crate) const LIVE: &str = "live";
+
+    /// Whether lines of this kind are records of the conversation.
+    pub(crate) fn is_record(kind: &str) -> bool {
+        kind == DATA || kind == LARGE
+    }
 
     /// Kinds that are never followed by more of a batch.
     pub(super) const ALONE: [&str; 10] = [HEADER, REWIND, UNDO, REDO, CHECKPOINT, REPAIR, CLOSE, STORE, MAP, LIVE];
@@ -253,7 +259,7 @@ pub(crate) fn check(line: &[u8], before: Link) -> Result<Whole<'_>, &'static str
     if before.more && synced != before.synced {
         return Err("the lines of a batch promise different things");
     }
-    if id.is_some() && kind != kind::DATA {
+    if id.is_some() && !kind::is_record(kind) {
         return Err("a control record has an id");
     }
     if more && kind::ALONE.contains(&kind) {

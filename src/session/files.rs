@@ -389,7 +389,7 @@ impl SessionFiles<'_> {
         let disk = &**core.store.disk();
         let mut lineage = Lineage::new(disk, core.store.layout(), &core.transcript);
         let Some(parent) = lineage.ancestors()?.first().cloned() else { return Ok(state) };
-        let read = each_record(&parent.open(disk)?, link_at(&base.at.into()), |_, record| {
+        let read = each_record(&parent.open(disk)?, link_at(&base.at.into()), |record| {
             if *record.workspace() == self.root {
                 for (path, entry) in &record.before().paths {
                     state.paths.entry(path.clone()).or_insert(*entry);

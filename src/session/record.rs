@@ -126,7 +126,8 @@ impl<'a> Record<'a> {
         self.position
     }
 
-    /// The whole line as it stands in the file, without its line feed.
+    /// The whole line as it stands in the file, without its line feed. Of a payload that [spilled over](crate::StoreOptions::spill_over), it
+    /// has only the object's name.
     #[must_use]
     pub fn line(&self) -> &'a [u8] {
         self.line

@@ -277,7 +277,7 @@ impl Store {
             Ok(_) | Err(Error::NotFound { .. }) => return Ok(None),
             Err(error) => return Err(error),
         };
-        let (state, _) = State::read_from(&**self.disk(), &transcript, self.digest(), note)?;
+        let (state, _) = State::read_from(&**self.disk(), &transcript, self.look(), note)?;
         let entry = self.entry_of(&transcript, &state)?;
         Ok(Some(Entry { live: self.is_live(uid)?, ..entry }))
     }
@@ -289,7 +289,7 @@ impl Store {
             None => {
                 let finder = crate::log::find::Finder { disk: &**self.disk(), layout: self.layout(), transcript };
                 let view = finder.view(transcript.position(&state.tip))?;
-                state.digest_of(&**self.disk(), transcript, &view, self.digest())?
+                state.digest_of(&**self.disk(), transcript, &view, self.look())?
             }
         };
         let text = |name: &str| state.meta.get(name).and_then(|value| value.as_str()).map(str::to_owned);

@@ -14,13 +14,15 @@ use super::listing::list_dir;
 use crate::disk::How;
 use crate::error::{Error, Kind, Result};
 use crate::format::control::{self, Gap, Repair};
-use crate::format::line::{self, Link, kind};
+use crate::format::line::{self, Link, Whole, kind};
 use crate::ids::{Offset, SessionKey};
 use crate::log::ends::{self, Seen};
+use crate::log::large;
 use crate::log::lineage::Lineage;
 use crate::log::recover::quarantine;
 use crate::log::state::{Walk, Walked};
 use crate::log::transcript::Transcript;
+use crate::objects::ObjectStore;
 use crate::session::{OpenOptions, PATIENCE, Presence, Session, WriteLock};
 
 /// What [`Store::verify`] found.
@@ -63,6 +65,22 @@ pub struct Checked {
     pub repaired: u64,
 }
 
+impl Checked {
+    /// Takes note of a good line, and looks for its payload where that is an object.
+    fn line(&mut self, objects: &ObjectStore, source: &Transcript, start: u64, whole: &Whole<'_>) -> Result<()> {
+        if whole.kind == kind::LARGE
+            && let Err(error) = large::payload(objects, source, start, whole)
+        {
+            let Error::Corrupt { why, .. } = error else { return Err(error) };
+            let (to, why) = (whole.link.end, why.to_owned());
+            self.damage.push(Damage { from: start, to, why, repairable: false });
+            return Ok(());
+        }
+        self.readable_records += u64::from(kind::is_record(whole.kind));
+        Ok(())
+    }
+}
+
 /// A damaged range.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
@@ -95,8 +113,11 @@ pub struct Repaired {
     pub gaps: BTreeMap<PathBuf, Vec<Damage>>,
     /// Copies of their bytes.
     pub quarantined: Vec<PathBuf>,
-    /// Transcripts that cannot be repaired, and why.
+    /// Transcripts that cannot be repaired, or not wholly, and why.
     pub hopeless: Vec<(PathBuf, String)>,
+    /// Records whose payload is gone; everything else in their transcripts can be read.
+    #[serde(skip)]
+    lost: Vec<(PathBuf, String)>,
 }
 
 impl Store {
@@ -191,13 +212,13 @@ impl Store {
         let header = transcript.header.clone();
         checked.session = Some(SessionKey { project: header.project, session: header.session });
         let len = transcript.file.len().map_err(|error| transcript.io(error))?;
-        let (gaps, end) = damaged(&transcript, &mut checked)?;
+        let (gaps, end) = damaged(self.objects(), &transcript, &mut checked)?;
         for (gap, reason) in &gaps {
             let (from, to) = (gap.from.get(), gap.to.get());
             checked.damage.push(Damage { from, to, why: reason.clone(), repairable: true });
         }
         checked.crash_remains = len - end.max(gaps.last().map_or(0, |(gap, _)| gap.to.get())).min(len);
-        if checked.damage.is_empty()
+        if gaps.is_empty()
             && let Err(error) = self.check_view(&transcript)
         {
             if !matches!(error.kind(), Kind::Data | Kind::Newer) {
@@ -237,7 +258,7 @@ impl Store {
         let mut walk = Walk::new(transcript.clone(), transcript.first, most);
         loop {
             match walk.next() {
-                Ok(Walked::Line(_, whole)) => checked.readable_records += u64::from(whole.kind == kind::DATA),
+                Ok(Walked::Line(start, whole)) => checked.line(self.objects(), &transcript, start, &whole)?,
                 Ok(Walked::Gap(_)) => checked.repaired += 1,
                 Ok(Walked::End) => return Ok(Some((checked, most))),
                 Err(Error::Corrupt { at, why, .. }) => {
@@ -251,7 +272,7 @@ impl Store {
 
     /// That the head moves and bases of a transcript lead where they say.
     fn check_view(&self, transcript: &Transcript) -> Result<()> {
-        let (state, _) = crate::log::state::State::read(&**self.disk(), transcript, self.digest())?;
+        let (state, _) = crate::log::state::State::read(&**self.disk(), transcript, self.look())?;
         let mut lineage = Lineage::new(&**self.disk(), self.layout(), transcript);
         lineage.view(transcript.position(&state.tip)).map(drop)
     }
@@ -290,6 +311,7 @@ impl Store {
             session.close()?;
             self.publish_session(key)?;
         }
+        repaired.hopeless.append(&mut repaired.lost);
         Ok(repaired)
     }
 
@@ -309,7 +331,7 @@ impl Store {
             crash_remains: 0,
             repaired: 0,
         };
-        let (gaps, end) = damaged(transcript, &mut checked)?;
+        let (gaps, end) = damaged(self.objects(), transcript, &mut checked)?;
         if let (Some((last, _)), false) = (gaps.last(), gaps.is_empty()) {
             // The line goes behind the last good one; what a crash left after that goes to quarantine.
             let end = end.max(last.to.get());
@@ -344,19 +366,25 @@ impl Store {
         }
         // The marker stays for whoever publishes the session: a writer that died may have left more than the index shows.
         drop(presence);
+        repaired.lost.extend(checked.damage.into_iter().map(|lost| {
+            let why = format!("the record at byte {}: {}", lost.from, lost.why);
+            (path.clone(), why)
+        }));
         Ok(())
     }
 }
 
 /// The damaged ranges of a transcript that no repair has given up, each as a gap, and where its lines end.
-fn damaged(transcript: &Transcript, checked: &mut Checked) -> Result<(Vec<(Gap, String)>, u64)> {
+///
+/// Records whose payload is lost are damage that no gap can mend, and are noted in `checked`.
+fn damaged(objects: &ObjectStore, transcript: &Transcript, checked: &mut Checked) -> Result<(Vec<(Gap, String)>, u64)> {
     let file = &transcript.file;
     let mut gaps: Vec<(Gap, String)> = Vec::new();
     let mut from = transcript.first;
     loop {
         let found = ends::find(file, &transcript.path, from, |seen| {
             match seen {
-                Seen::Line(_, whole) => checked.readable_records += u64::from(whole.kind == kind::DATA),
+                Seen::Line(start, whole) => checked.line(objects, transcript, start, whole)?,
                 Seen::Gap(_) => checked.repaired += 1,
             }
             Ok(())
@@ -390,7 +418,8 @@ fn gap(transcript: &Transcript, from: u64, to: u64, chain: crate::Crc) -> Result
     let mut bytes = vec![0; usize::try_from(to - from).unwrap_or(usize::MAX)];
     let got = transcript.file.read_at(&mut bytes, from).map_err(|error| transcript.io(error))?;
     bytes.truncate(got);
-    let looks_like_data = |line: &&[u8]| memchr::memmem::find(line.get(..200).unwrap_or(line), b"\"data\":").is_some();
+    let has = |line: &[u8], kind: &[u8]| memchr::memmem::find(line.get(..200).unwrap_or(line), kind).is_some();
+    let looks_like_data = |line: &&[u8]| has(line, b"\"data\":") || has(line, b"\"large\":{\"object\":");
     let records = bytes.split(|&c| c == b'\n').filter(looks_like_data).count() as u64;
     Ok(Gap { from: Offset(from), to: Offset(to), raw: line::crc32(&bytes), chain, records })
 }

@@ -7,3 +7,4 @@ mod format_page;
 mod io_error;
 mod parting;
 mod process;
+mod spill;
