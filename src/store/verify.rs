@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::Store;
 use super::admin::transcripts;
@@ -24,6 +24,7 @@ use crate::log::state::{Walk, Walked};
 use crate::log::transcript::Transcript;
 use crate::objects::ObjectStore;
 use crate::session::{OpenOptions, PATIENCE, Presence, Session, WriteLock};
+use crate::workspace::{path_as_text, path_text};
 
 /// What [`Store::verify`] found.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -52,6 +53,7 @@ impl Report {
 #[non_exhaustive]
 pub struct Checked {
     /// The file.
+    #[serde(serialize_with = "path_text")]
     pub path: PathBuf,
     /// The session, where the first line can be read.
     pub session: Option<SessionKey>,
@@ -110,14 +112,29 @@ pub struct Progress {
 #[non_exhaustive]
 pub struct Repaired {
     /// Ranges that were given up, by transcript.
+    #[serde(serialize_with = "by_path")]
     pub gaps: BTreeMap<PathBuf, Vec<Damage>>,
     /// Copies of their bytes.
+    #[serde(serialize_with = "paths")]
     pub quarantined: Vec<PathBuf>,
     /// Transcripts that cannot be repaired, or not wholly, and why.
+    #[serde(serialize_with = "with_paths")]
     pub hopeless: Vec<(PathBuf, String)>,
     /// Records whose payload is gone; everything else in their transcripts can be read.
     #[serde(skip)]
     lost: Vec<(PathBuf, String)>,
+}
+
+fn by_path<S: Serializer>(gaps: &BTreeMap<PathBuf, Vec<Damage>>, out: S) -> std::result::Result<S::Ok, S::Error> {
+    out.collect_map(gaps.iter().map(|(path, gaps)| (path_as_text(path), gaps)))
+}
+
+fn paths<S: Serializer>(paths: &[PathBuf], out: S) -> std::result::Result<S::Ok, S::Error> {
+    out.collect_seq(paths.iter().map(|path| path_as_text(path)))
+}
+
+fn with_paths<S: Serializer>(found: &[(PathBuf, String)], out: S) -> std::result::Result<S::Ok, S::Error> {
+    out.collect_seq(found.iter().map(|(path, why)| (path_as_text(path), why)))
 }
 
 impl Store {

@@ -16,7 +16,7 @@ use std::path::Path;
 #[cfg(unix)]
 pub use os::OsWorkspace;
 pub use path::RelPath;
-pub(crate) use path::path_text;
+pub(crate) use path::{path_as_text, path_text};
 pub(crate) use scan::{Found, scan};
 pub use scan::{IGNORE_FILE, STAGE_PREFIX, ScanOptions, Skipped, Why};
 

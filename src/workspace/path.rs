@@ -123,7 +123,12 @@ impl Serialize for RelPath {
 
 /// Serialises any path as a [`RelPath`] is.
 pub(crate) fn path_text<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&as_text(path.as_os_str().as_encoded_bytes()))
+    serializer.serialize_str(&path_as_text(path))
+}
+
+/// Any path as a [`RelPath`] is serialised.
+pub(crate) fn path_as_text(path: &Path) -> String {
+    as_text(path.as_os_str().as_encoded_bytes())
 }
 
 fn as_text(bytes: &[u8]) -> String {

@@ -8,8 +8,10 @@ use forklog::{
     Appended, At, Durability, Error, Filter, Followed, NewRecord, NewSession, OpenOptions, RecordId, Seq, Session,
     SessionKey, Sharing, Store, StoreOptions,
 };
-use forklog_sim::{Op, SimDisk};
+use forklog_sim::{Cut, Op, SimDisk, reader};
 use serde_json::{Value, json};
+
+use crate::world::{files, path};
 
 const OVER: u64 = 100;
 
@@ -301,4 +303,44 @@ fn a_disk_that_is_full_keeps_what_was_there() {
     session.close().expect("closed");
     assert_eq!(values(&store, "a"), (0..6).map(value).collect::<Vec<_>>());
     assert!(store.verify(None, |_| {}).expect("verified").is_sound());
+}
+
+/// The other reader says the same of a payload that is lost.
+#[test]
+fn a_flipped_bit_in_a_pack_is_never_read() {
+    let disk = SimDisk::new(5);
+    let store = StoreOptions::new().disk(Arc::new(disk.process())).spill_over(OVER).open("/store").expect("a store");
+    let session = store.create(NewSession::named(key("a"))).expect("created");
+    append(&session, 0..4);
+    session.append(&noise(300)).expect("appended");
+    session.close().expect("closed");
+    let expected = values(&store, "a");
+    drop(store);
+    let name = reader::Name { project: "p".into(), session: "a".into(), side: None };
+    let other = |disk: &SimDisk| {
+        let read = reader::read_map(&files(disk), &name)?;
+        let parsed = |record: &reader::Record| serde_json::from_slice(&record.payload).expect("JSON");
+        Ok::<Vec<Value>, reader::Verdict>(read.records.iter().map(parsed).collect())
+    };
+    assert_eq!(other(&disk).expect("readable"), expected);
+    let (pack, bytes) =
+        files(&disk).into_iter().find(|(path, _)| path.extension().is_some_and(|end| end == "pack")).expect("one");
+    let mut lost = 0;
+    for at in (0..bytes.len()).step_by(3) {
+        let image = disk.after(Cut::Everything);
+        image.damage(&path("").join(&pack), |bytes| bytes[at] ^= 1 << (at % 8)).expect("there");
+        let store = StoreOptions::new().disk(Arc::new(image.process())).open("/store").expect("opens");
+        let records = store.read(&key("a")).expect("there").records();
+        let found: Result<Vec<Value>, Error> =
+            records.map(|record| record.map(|found| serde_json::from_slice(&found.payload).expect("JSON"))).collect();
+        match (found, other(&image)) {
+            (Ok(found), Ok(read)) => assert_eq!((&found, &read), (&expected, &expected), "byte {at}"),
+            (Err(Error::Corrupt { at: start, .. }), Err(reader::Verdict::Damage { at: place, reason, .. })) => {
+                assert_eq!((start.get(), reason), (place, reader::Reason::Payload), "byte {at}");
+                lost += 1;
+            }
+            (found, read) => panic!("byte {at}: the engine says {found:?}, the other reader {read:?}"),
+        }
+    }
+    assert!(lost > bytes.len() / 6, "most bytes of a pack matter: {lost}");
 }
