@@ -9,9 +9,8 @@ use forklog::{
     SessionKey, Sharing, Store, StoreOptions,
 };
 use forklog_sim::{Cut, Op, SimDisk, reader};
+use forklog_soak::{files, path};
 use serde_json::{Value, json};
-
-use crate::world::{files, path};
 
 const OVER: u64 = 100;
 
