@@ -36,9 +36,9 @@ pub(crate) enum Command {
     Fork(Fork),
     /// Make a record the newest one, and print the position that was left; with --files, bring the files back too
     Rewind(Rewind),
-    /// Take back the newest rewind, and of the files too if it moved them
+    /// Take back the newest rewind; files come back too if it moved them
     Undo(Back),
-    /// Take back the newest undo, and of the files too if it moved them
+    /// Take back the newest undo; files come back too if it moved them
     Redo(Back),
     /// Keep the files of a workspace as they are now, and print the checkpoint's id
     Checkpoint(Checkpoint),
@@ -70,7 +70,7 @@ pub(crate) enum Command {
     Repair(Name),
     /// Build the index again from the transcripts
     Reindex,
-    /// Free what deleted sessions leave
+    /// Free what deleted sessions leave, and contents of files that nothing needs any more
     Gc(Gc),
     /// Delete a session
     Delete(Name),
