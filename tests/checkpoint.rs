@@ -498,9 +498,9 @@ fn kill_everywhere(user_edits: bool) {
         };
         objects.gc(roots).expect("collected");
         let was_pending = !pending(&OsDisk, &place.journals()).expect("listed").is_empty();
-        let recovered = files.recover(commit).expect("recovers");
+        let recovered = files.recover(|_| Ok(false), commit).expect("recovers");
         assert_eq!(recovered.is_some(), was_pending);
-        assert!(files.recover(commit).expect("recovers").is_none(), "once");
+        assert!(files.recover(|_| Ok(false), commit).expect("recovers").is_none(), "once");
         let mut image = place.image();
         let edit = image.insert(b"/src/main.rs".to_vec(), String::new());
         let (mut before, mut after) = (before, after);
@@ -587,6 +587,6 @@ fn a_commit_that_fails_leaves_the_files_as_they_were() {
     let poisoned = || Error::Poisoned { path: "transcript".into() };
     assert!(files.apply(&planned, b"", |_| Err(poisoned())).is_err());
     assert!(matches!(files.plan(&tree(one), &tree(two), &PlanOptions::default()), Err(Error::Stale { .. })));
-    assert!(files.recover(|_| Ok(())).expect("recovers").is_some());
+    assert!(files.recover(|_| Ok(false), |_| Ok(())).expect("recovers").is_some());
     assert_eq!(place.capture(), one);
 }

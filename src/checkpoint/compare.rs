@@ -8,10 +8,15 @@ use crate::error::{Error, Result};
 use crate::format::tree::Named;
 use crate::ids::ObjectId;
 use crate::objects::{Batch, Entry, EntryKind, ObjectStore, read_tree};
-use crate::workspace::{Meta, RelPath};
+use crate::workspace::RelPath;
 
 /// A tree nested deeper than this was not written by this crate.
 const MAX_DEPTH: usize = 256;
+/// No tree is looked into at more paths than this: a few forged ones that name each other over and over would never end.
+const MAX_ALIKE: u32 = 1 << 16;
+
+/// At how many paths each stored tree was met.
+type Met = HashMap<ObjectId, u32>;
 
 /// One of the two states.
 #[derive(Clone, Copy, Debug)]
@@ -61,14 +66,15 @@ pub(super) fn alike(one: Option<&Entry>, other: Option<&Entry>) -> bool {
 
 /// Every path at which two states differ, the root's own mode aside; a directory before what it holds.
 ///
-/// Directories with the same id are not looked into, so the cost is that of what differs.
+/// Directories with the same id are not looked into, so the cost is that of what differs. One directory with
+/// the same content at more than 65,536 paths is [`Error::Corrupt`].
 pub(super) fn compare(
     objects: &ObjectStore,
     one: Side<'_>,
     other: Side<'_>,
     visit: &mut dyn FnMut(RelPath, Difference),
 ) -> Result<()> {
-    compare_below(objects, &RelPath::root(), one, other, 0, visit)
+    compare_below(objects, &RelPath::root(), one, other, 0, &mut Met::new(), visit)
 }
 
 fn compare_below(
@@ -77,6 +83,7 @@ fn compare_below(
     one: Side<'_>,
     other: Side<'_>,
     depth: usize,
+    met: &mut Met,
     visit: &mut dyn FnMut(RelPath, Difference),
 ) -> Result<()> {
     let tree = |side: &Side<'_>| side.entry().filter(|entry| entry.kind == EntryKind::Directory).map(|entry| entry.id);
@@ -85,6 +92,15 @@ fn compare_below(
     }
     if MAX_DEPTH < depth {
         return Err(Error::corrupt(&path.to_path(), 0, "trees are nested too deep"));
+    }
+    for side in [&one, &other] {
+        if let Side::Stored(Entry { kind: EntryKind::Directory, id, .. }) = side {
+            let times = met.entry(*id).or_default();
+            *times += 1;
+            if MAX_ALIKE < *times {
+                return Err(Error::corrupt(&path.to_path(), 0, "a tree is at too many paths"));
+            }
+        }
     }
     let mut others = other.children(objects)?;
     let ones = one.children(objects)?;
@@ -99,7 +115,7 @@ fn compare_below(
         if !alike(one.entry().as_ref(), other.entry().as_ref()) {
             visit(path.clone(), Difference { one: one.entry(), other: other.entry() });
         }
-        compare_below(objects, &path, one, other, depth + 1, visit)?;
+        compare_below(objects, &path, one, other, depth + 1, met, visit)?;
     }
     Ok(())
 }
@@ -150,15 +166,6 @@ pub(super) fn find_live<'n>(root: &'n Node, path: &RelPath) -> Option<&'n Node> 
         let at = node.children.binary_search_by(|(found, _)| found.as_slice().cmp(name)).ok()?;
         node.children.get(at).map(|(_, node)| node)
     })
-}
-
-/// Every file of the workspace with what it was found to be.
-pub(super) fn live_metas(node: &Node, path: &RelPath, into: &mut HashMap<RelPath, (Entry, Meta)>) {
-    for (name, child) in &node.children {
-        let path = path.join(name);
-        live_metas(child, &path, into);
-        into.insert(path, (child.entry, child.meta));
-    }
 }
 
 /// What is left of a path, and what it becomes.

@@ -22,9 +22,14 @@ pub(crate) struct Cached {
     pub(crate) entry: Entry,
 }
 
-pub(crate) fn encode<'a>(root: &[u8], files: impl Iterator<Item = (&'a [u8], &'a Stat, &'a Entry)>) -> Vec<u8> {
+pub(crate) fn encode<'a>(
+    root: &[u8],
+    boot: u64,
+    files: impl Iterator<Item = (&'a [u8], &'a Stat, &'a Entry)>,
+) -> Vec<u8> {
     let mut out = MAGIC.to_vec();
     put_counted(root, &mut out);
+    out.extend_from_slice(&boot.to_le_bytes());
     for (path, stat, entry) in files {
         put_counted(path, &mut out);
         for (seconds, nanos) in [stat.modified, stat.changed] {
@@ -39,12 +44,13 @@ pub(crate) fn encode<'a>(root: &[u8], files: impl Iterator<Item = (&'a [u8], &'a
     out
 }
 
-/// The files of the workspace at `root`, or `None` when anything about the cache is wrong.
-pub(crate) fn decode(bytes: &[u8], root: &[u8]) -> Option<Vec<Cached>> {
+/// The run of the machine and the files of the workspace at `root`, or `None` when anything about the cache is wrong.
+pub(crate) fn decode(bytes: &[u8], root: &[u8]) -> Option<(u64, Vec<Cached>)> {
     let mut fields = Fields::new(checked_body(bytes)?);
     if fields.array() != Some(MAGIC) || fields.counted() != Some(root) {
         return None;
     }
+    let boot = fields.u64()?;
     let mut files = Vec::new();
     while !fields.is_empty() {
         let path = fields.counted()?.to_owned();
@@ -53,7 +59,7 @@ pub(crate) fn decode(bytes: &[u8], root: &[u8]) -> Option<Vec<Cached>> {
         let stat = Stat { modified, changed, inode: fields.u64()?, device: fields.u64()? };
         files.push(Cached { path, stat, entry: tree::decode_entry(&mut fields).ok()? });
     }
-    Some(files)
+    Some((boot, files))
 }
 
 pub(crate) fn put_counted(bytes: &[u8], out: &mut Vec<u8>) {
