@@ -475,7 +475,7 @@ fn kill_everywhere(step: impl Fn(&SessionFiles<'_>) -> forklog::Result<()>, befo
 fn a_rewind_of_both_that_is_killed_anywhere_is_whole() {
     let rewind = |files: &SessionFiles<'_>| files.rewind(&seq(0), Scope::Both, &normal()).map(drop);
     let (done, undone) = kill_everywhere(rewind, 3, 1);
-    assert!(done > 10 && undone > 10, "{done} {undone}");
+    assert!(done > 10 && undone > 5, "{done} {undone}");
     println!("rewind killed at {} places: {done} carried on, {undone} as before", done + undone - 1);
 }
 
@@ -483,7 +483,7 @@ fn a_rewind_of_both_that_is_killed_anywhere_is_whole() {
 fn an_undo_that_is_killed_anywhere_is_whole() {
     let undo = |files: &SessionFiles<'_>| files.undo(&normal()).map(drop);
     let (done, undone) = kill_everywhere(undo, 1, 3);
-    assert!(done > 10 && undone > 10, "{done} {undone}");
+    assert!(done > 10 && undone > 5, "{done} {undone}");
     println!("undo killed at {} places: {done} carried on, {undone} as before", done + undone - 1);
 }
 

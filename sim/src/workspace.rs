@@ -99,8 +99,11 @@ impl SimWorkspace {
         })
     }
 
-    fn is_a(&self, path: &RelPath, kind: MetaKind) -> bool {
-        self.meta(path).is_ok_and(|meta| meta.kind == kind)
+    fn is_a(&self, path: &RelPath, kind: MetaKind) -> io::Result<bool> {
+        match self.meta(path) {
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(false),
+            found => Ok(found?.kind == kind),
+        }
     }
 }
 
@@ -214,14 +217,18 @@ impl Workspace for SimWorkspace {
     }
 
     fn sync(&self, files: &[RelPath], dirs: &[RelPath]) -> io::Result<()> {
-        for path in files.iter().filter(|path| self.is_a(path, MetaKind::File)) {
-            self.call(Op::Sync, path, Detail::None, |machine, full, struck| {
-                let ino = machine.fs.find(full)?;
-                machine.sync(ino, struck)
-            })?;
+        for path in files {
+            if self.is_a(path, MetaKind::File)? {
+                self.call(Op::Sync, path, Detail::None, |machine, full, struck| {
+                    let ino = machine.fs.find(full)?;
+                    machine.sync(ino, struck)
+                })?;
+            }
         }
-        for dir in dirs.iter().filter(|dir| self.is_a(dir, MetaKind::Directory)) {
-            self.call(Op::SyncDir, dir, Detail::None, |machine, full, _| machine.fs_mut().sync_dir(full))?;
+        for dir in dirs {
+            if self.is_a(dir, MetaKind::Directory)? {
+                self.call(Op::SyncDir, dir, Detail::None, |machine, full, _| machine.fs_mut().sync_dir(full))?;
+            }
         }
         Ok(())
     }

@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::compare::{Lookup, alike, find_live, graft};
-use super::snapshot::{Node, put_tree, read_state};
+use super::compare::{Grafted, Lookup, alike, find_live, graft};
+use super::snapshot::{Node, Snapshot, put_tree, read_state};
 use super::{Files, Plan, State, is_absent, read_blob};
 use crate::disk::{Disk, How, LockMode};
 use crate::error::{Error, Kind, Result};
@@ -175,7 +175,7 @@ impl Files {
         let mut before = None;
         if let Some(snapshot) = &plan.snapshot {
             self.store(batch, &RelPath::root(), &snapshot.root)?;
-            before = Some(snapshot.root.entry);
+            before = Some(self.with_unseen(snapshot, plan, batch)?);
         }
         for step in &plan.steps {
             let path = RelPath::new(step.path.as_slice())?;
@@ -197,7 +197,7 @@ impl Files {
                 for step in &plan.steps {
                     changes.insert(RelPath::new(step.path.as_slice())?, step.after);
                 }
-                Some(graft(&self.objects, batch, tree, &changes)?)
+                Some(graft(&self.objects, batch, tree, &changes, Grafted::Alone)?)
             }
             None => None,
         };
@@ -205,6 +205,21 @@ impl Files {
         let (uid, payload, steps) = (self.temp_uid(), payload.to_owned(), plan.steps.clone());
         let (boot, found) = (self.workspace.boot(), Vec::new());
         Ok((Journal { uid, root, boot, payload, before, seen, found, steps }, metas))
+    }
+
+    /// The tree of the workspace with what could not be looked at as the session last knew it: an undo must not take for
+    /// gone what was only not to be read.
+    fn with_unseen(&self, snapshot: &Snapshot, plan: &Plan, batch: &Batch<'_>) -> Result<Entry> {
+        let tree = snapshot.root.entry;
+        let Some(seen) = &plan.seen.tree else { return Ok(tree) };
+        let mut lookup = Lookup::new(&self.objects);
+        let mut unseen = BTreeMap::new();
+        for skipped in &snapshot.skipped {
+            if let Some(entry) = lookup.find(seen, &skipped.path)? {
+                unseen.insert(skipped.path.clone(), Some(entry));
+            }
+        }
+        if unseen.is_empty() { Ok(tree) } else { graft(&self.objects, batch, &tree, &unseen, Grafted::Whole) }
     }
 
     /// Puts what a plan has looked at into the store. A file of which the store has no content yet is read again and must
@@ -448,8 +463,7 @@ impl<'a> Work<'a> {
         let parent = |path: &RelPath| path.split().map(|(dir, _)| dir);
         let kind = |state: &Option<Entry>| state.map(|entry| entry.kind);
         let (mut files, named) = self.changed.clone();
-        // The stage went from the root.
-        let mut dirs = BTreeSet::from_iter(self.has_stage.then(RelPath::root).into_iter().chain(named));
+        let mut dirs = BTreeSet::from_iter(named);
         for (path, step) in self.paths.iter().zip(steps) {
             dirs.extend(parent(path));
             if kind(&step.after) == Some(EntryKind::Directory) {
@@ -741,13 +755,17 @@ impl<'a> Work<'a> {
         Ok(now.map(|(entry, _)| entry) != step.after)
     }
 
-    fn remove_stage(&self) -> Result<()> {
+    fn remove_stage(&mut self) -> Result<()> {
         if !self.has_stage {
             return Ok(());
         }
         match self.files.workspace.remove_dir(&self.stage) {
             Err(error) if !is_absent(&error) => self.io(&self.stage, "remove", Err(error)),
-            _ => Ok(()),
+            _ => {
+                self.has_stage = false;
+                self.changed.1.push(RelPath::root());
+                Ok(())
+            }
         }
     }
 

@@ -171,15 +171,25 @@ pub(super) fn find_live<'n>(root: &'n Node, path: &RelPath) -> Option<&'n Node> 
 /// What is left of a path, and what it becomes.
 type Graft<'p> = (Vec<&'p [u8]>, Option<Entry>);
 
+/// What a directory brings along that is grafted into a tree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Grafted {
+    /// Nothing: what it holds are changes of their own.
+    Alone,
+    /// What its tree holds, where nothing is yet.
+    Whole,
+}
+
 /// The tree `base` with some paths changed; directories on the way are made where they are missing.
 pub(super) fn graft(
     objects: &ObjectStore,
     batch: &Batch<'_>,
     base: &Entry,
     changes: &BTreeMap<RelPath, Option<Entry>>,
+    grafted: Grafted,
 ) -> Result<Entry> {
     let list: Vec<Graft<'_>> = changes.iter().map(|(path, entry)| (path.names().collect(), *entry)).collect();
-    graft_below(objects, batch, Some(base), base.mode, &list)
+    graft_below(objects, batch, Some(base), base.mode, &list, grafted)
 }
 
 /// `changes` are paths below this directory, as what is left of them; a directory's own change only sets its mode.
@@ -189,6 +199,7 @@ fn graft_below(
     base: Option<&Entry>,
     mode: u16,
     changes: &[Graft<'_>],
+    grafted: Grafted,
 ) -> Result<Entry> {
     const MADE_MODE: u16 = 0o755;
     let base = base.filter(|base| base.kind == EntryKind::Directory);
@@ -206,11 +217,12 @@ fn graft_below(
         let below: Vec<_> = changes.into_iter().filter(|(rest, _)| !rest.is_empty()).collect();
         let new = match own.unwrap_or(old) {
             Some(entry) if entry.kind == EntryKind::Directory => {
-                Some(graft_below(objects, batch, old.as_ref(), entry.mode, &below)?)
+                let base = old.or((grafted == Grafted::Whole).then_some(entry));
+                Some(graft_below(objects, batch, base.as_ref(), entry.mode, &below, grafted)?)
             }
             Some(entry) if below.iter().all(|(_, state)| state.is_none()) => Some(entry),
             None if below.iter().all(|(_, state)| state.is_none()) => None,
-            Some(_) | None => Some(graft_below(objects, batch, None, MADE_MODE, &below)?),
+            Some(_) | None => Some(graft_below(objects, batch, None, MADE_MODE, &below, grafted)?),
         };
         match new {
             Some(entry) => drop(names.insert(name.to_owned(), entry)),

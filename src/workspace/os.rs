@@ -79,8 +79,11 @@ impl OsWorkspace {
     }
 
     fn sync_file(&self, path: &RelPath) -> io::Result<()> {
-        if !self.meta(path).is_ok_and(|meta| meta.kind == MetaKind::File) {
-            return Ok(());
+        match self.meta(path) {
+            Ok(meta) if meta.kind == MetaKind::File => {}
+            Ok(_) => return Ok(()),
+            Err(error) if is_gone(&error) => return Ok(()),
+            Err(error) => return Err(error),
         }
         match self.open_at(path, OFlags::RDONLY | OFlags::NONBLOCK) {
             Ok(handle) => self.fsync(handle),
