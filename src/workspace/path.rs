@@ -53,7 +53,8 @@ impl RelPath {
     #[must_use]
     pub(crate) fn join(&self, name: &[u8]) -> Self {
         debug_assert!(name_is_fit(name), "a name comes from a directory or a checked tree");
-        let mut bytes = self.0.clone();
+        let mut bytes = Vec::with_capacity(self.0.len() + 1 + name.len());
+        bytes.extend_from_slice(&self.0);
         if !bytes.is_empty() {
             bytes.push(b'/');
         }
