@@ -117,6 +117,7 @@ pub(crate) struct Frame {
 
 impl Frame {
     /// The line with these parts, given the bytes that the frame was made of.
+    #[inline]
     pub(crate) fn of<'a>(&self, line: &'a [u8]) -> Whole<'a> {
         let part = |from: usize, len: usize| line.get(from..from + len).unwrap_or_default();
         let text = |from: usize, len: usize| std::str::from_utf8(part(from, len)).unwrap_or_default();
@@ -353,7 +354,7 @@ fn chain(before: Crc, covered: &[u8]) -> Crc {
 /// Returns the link that it verifies with.
 pub(crate) fn check_close(line: &[u8], start: u64) -> Option<Link> {
     let chain = line.windows(CLOSE_HEAD.len()).take(64).position(|part| part == CLOSE_HEAD)? + CLOSE_HEAD.len();
-    let digits = line.get(chain..chain + 8)?;
+    let digits: &[u8; 8] = line.get(chain..)?.first_chunk()?;
     let crc = Crc(u32::try_from(unhex(digits)?).ok()?);
     let link = Link::alone(start, crc);
     let whole = check(line, link).ok()?;
@@ -394,14 +395,16 @@ pub(crate) fn hex<const N: usize>(mut value: u64) -> [u8; N] {
 }
 
 /// Reads lower-case hexadecimal digits, of which there are 8 to 16.
-fn unhex(digits: &[u8]) -> Option<u64> {
+#[inline]
+fn unhex<const N: usize>(digits: &[u8; N]) -> Option<u64> {
     let (high, low) = digits.split_last_chunk::<8>()?;
     let mut first = [b'0'; 8];
-    first.get_mut(8_usize.checked_sub(high.len())?..)?.copy_from_slice(high);
+    first.get_mut(16_usize.checked_sub(N)?..)?.copy_from_slice(high);
     Some(unhex_eight(first)? << 32 | unhex_eight(*low)?)
 }
 
 /// Reads eight digits at once, one in each byte of a word: every line that is read has twenty.
+#[inline]
 fn unhex_eight(digits: [u8; 8]) -> Option<u64> {
     const ONES: u64 = 0x0101_0101_0101_0101;
     let text = u64::from_be_bytes(digits);
@@ -433,9 +436,9 @@ mod tests {
             for (at, other) in (0..8).flat_map(|at| (0..=255).map(move |other| (at, other))) {
                 let mut bytes = text;
                 bytes[at] = other;
-                let known = std::str::from_utf8(&bytes).ok().filter(|text| {
-                    text.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f'))
-                });
+                let known = std::str::from_utf8(&bytes)
+                    .ok()
+                    .filter(|text| text.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f')));
                 assert_eq!(unhex(&bytes), known.and_then(|text| u64::from_str_radix(text, 16).ok()), "{bytes:?}");
             }
         }

@@ -60,7 +60,8 @@ fn compare(record: bool) -> ExitCode {
     for (name, times, _) in WORKS {
         let (short, long) = (instructions(name, times), instructions(name, times * 2));
         let each = long.saturating_sub(short) / times;
-        let ceiling = ceilings.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": ")?.parse::<u64>().ok());
+        let ceiling =
+            ceilings.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": ")?.parse::<u64>().ok());
         let verdict = match ceiling {
             None => "nothing recorded".to_owned(),
             Some(ceiling) => {
