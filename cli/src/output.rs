@@ -311,8 +311,12 @@ impl Bar {
     }
 
     pub(crate) fn set(&self, progress: Progress) {
-        self.0.set_length(progress.total);
-        self.0.set_position(progress.done);
+        self.step(progress.done, progress.total);
+    }
+
+    pub(crate) fn step(&self, done: u64, total: u64) {
+        self.0.set_length(total);
+        self.0.set_position(done);
     }
 }
 

@@ -3,9 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use forklog::{
-    At, Durability, Error, Filter, NewRecord, NewSession, OpenOptions, Progress, Seq, Session, SessionKey, Store,
-};
+use forklog::{At, Durability, Error, Filter, NewRecord, NewSession, OpenOptions, Seq, Session, SessionKey, Store};
 use serde::Serialize;
 use serde_json::json;
 use serde_json::value::RawValue;
@@ -46,7 +44,7 @@ pub(super) fn bench(at: &mut Context, args: &Bench) -> Done {
     let temp = temp.map_err(|source| Error::Io { op: "make a directory in", path: args.dir.clone(), source })?;
     let each = Duration::from_millis(args.ms);
     let bar = Bar::steps("measuring");
-    let measured = measure(temp.path(), each, |step| bar.set(Progress { done: step, total: STEPS }));
+    let measured = measure(temp.path(), each, |step| bar.step(step, STEPS));
     drop(bar);
     let measured = measured?;
     if at.out.json {
