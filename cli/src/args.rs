@@ -78,6 +78,8 @@ pub(crate) enum Command {
     Reroot(Name),
     /// Delete sessions that nobody has changed for long
     Cleanup(Cleanup),
+    /// Measure what a disk can do
+    Bench(Bench),
     /// Print completions for a shell
     Completions {
         /// The shell
@@ -401,6 +403,16 @@ pub(crate) struct Cleanup {
     /// Only say which
     #[arg(long)]
     pub(crate) dry_run: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Bench {
+    /// A directory on that disk; what is made there is removed again
+    #[arg(long, value_name = "D", default_value = ".")]
+    pub(crate) dir: PathBuf,
+    /// How long each of eight works takes about, in milliseconds
+    #[arg(long, value_name = "MS", default_value_t = 400)]
+    pub(crate) ms: u64,
 }
 
 fn durability(text: &str) -> Result<Durability, String> {

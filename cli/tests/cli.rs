@@ -527,3 +527,27 @@ fn completions_are_printed_for_every_shell() {
     }
     assert!(!cli.store().exists());
 }
+
+#[test]
+fn bench_measures_every_work_and_leaves_nothing() {
+    let cli = Cli::new();
+    let dir = cli.dir.path().join("disk");
+    std::fs::create_dir(&dir).expect("made");
+    let place = dir.to_str().expect("text");
+    let lines = cli.values(&["bench", "--dir", place, "--ms", "10", "--json"]);
+    let works: Vec<_> = lines.iter().map(|line| (line["work"].as_str(), line["durability"].as_str())).collect();
+    let append = |durability| (Some("append"), Some(durability));
+    assert_eq!(works[..4], [append("write"), append("interval:100"), append("sync"), append("sync")]);
+    assert_eq!(works.len(), 8);
+    for line in &lines {
+        let of = |name: &str| line[name].as_f64().unwrap_or_else(|| panic!("{name} in {line}"));
+        assert!(of("count") >= 1.0 && of("per_second") > 0.0, "{line}");
+        assert!(0.0 < of("p50_us") && of("p50_us") <= of("p99_us") && of("p99_us") <= of("worst_us"), "{line}");
+    }
+    assert!(lines.iter().any(|line| line["bytes_per_second"].as_f64().is_some_and(|rate| rate > 0.0)));
+    let text = cli.good(&["bench", "--dir", place, "--ms", "10"]);
+    assert!(text.contains("8 threads") && text.lines().count() > 8, "{text}");
+    assert_eq!(std::fs::read_dir(&dir).expect("a directory").count(), 0, "what was made is gone");
+    assert!(!cli.store().exists(), "no store was made");
+    cli.bad(&["bench", "--dir", "/nowhere/at/all"], 3, "no such directory");
+}

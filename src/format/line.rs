@@ -123,15 +123,18 @@ pub(crate) struct Frame {
 
 impl Frame {
     /// The line with these parts, given the bytes that the frame was made of.
+    #[inline]
     pub(crate) fn of<'a>(&self, line: &'a [u8]) -> Whole<'a> {
         let part = |from: usize, len: usize| line.get(from..from + len).unwrap_or_default();
         let text = |from: usize, len: usize| std::str::from_utf8(part(from, len)).unwrap_or_default();
         let id_at = HEAD_LEN + ID.len();
         let kind_at = HEAD_LEN + if self.id == 0 { 0 } else { ID.len() + self.id + AFTER_AT.len() };
+        // Nearly every line is of this kind, and what is known need not be looked at again.
+        let is_data = part(kind_at, self.kind) == kind::DATA.as_bytes();
         Whole {
             at: part(AT.len(), Timestamp::LEN),
             id: (self.id > 0).then(|| text(id_at, self.id)),
-            kind: text(kind_at, self.kind),
+            kind: if is_data { kind::DATA } else { text(kind_at, self.kind) },
             payload: part(kind_at + self.kind + 2, self.payload),
             len: self.len,
             link: self.link,
@@ -357,7 +360,7 @@ fn chain(before: Crc, covered: &[u8]) -> Crc {
 /// Returns the link that it verifies with.
 pub(crate) fn check_close(line: &[u8], start: u64) -> Option<Link> {
     let chain = line.windows(CLOSE_HEAD.len()).take(64).position(|part| part == CLOSE_HEAD)? + CLOSE_HEAD.len();
-    let digits = line.get(chain..chain + 8)?;
+    let digits: &[u8; 8] = line.get(chain..)?.first_chunk()?;
     let crc = Crc(u32::try_from(unhex(digits)?).ok()?);
     let link = Link::alone(start, crc);
     let whole = check(line, link).ok()?;
@@ -397,18 +400,32 @@ pub(crate) fn hex<const N: usize>(mut value: u64) -> [u8; N] {
     text
 }
 
-/// Reads lower-case hexadecimal digits.
-fn unhex(digits: &[u8]) -> Option<u64> {
-    let mut value = 0;
-    for &c in digits {
-        let digit = match c {
-            b'0'..=b'9' => c - b'0',
-            b'a'..=b'f' => c - b'a' + 10,
-            _ => return None,
-        };
-        value = value << 4 | u64::from(digit);
+/// Reads lower-case hexadecimal digits, of which there are 8 to 16.
+#[inline]
+fn unhex<const N: usize>(digits: &[u8; N]) -> Option<u64> {
+    let (high, low) = digits.split_last_chunk::<8>()?;
+    let mut first = [b'0'; 8];
+    first.get_mut(16_usize.checked_sub(N)?..)?.copy_from_slice(high);
+    Some(unhex_eight(first)? << 32 | unhex_eight(*low)?)
+}
+
+/// Reads eight digits at once, one in each byte of a word: every line that is read has twenty.
+#[inline]
+fn unhex_eight(digits: [u8; 8]) -> Option<u64> {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    let text = u64::from_be_bytes(digits);
+    // Letters have bit 6, and `a` is 0x61; no byte overflows into its neighbour.
+    let letters = text >> 6 & ONES;
+    let values = (text & (ONES * 0x0f)) + letters * 9;
+    // What is spelled as its value is spelled, and has a value below 16, was a digit.
+    let above_nine = (values + ONES * (0x80 - 10)) >> 7 & ONES;
+    let spelled = values + ONES * u64::from(b'0') + above_nine * u64::from(b'a' - b'0' - 10);
+    if values & (ONES * 0xf0) != 0 || spelled != text {
+        return None;
     }
-    Some(value)
+    let pairs = (values | values >> 4) & 0x00ff_00ff_00ff_00ff;
+    let fours = (pairs | pairs >> 8) & 0x0000_ffff_0000_ffff;
+    Some((fours | fours >> 16) & 0xffff_ffff)
 }
 
 #[cfg(test)]
@@ -416,6 +433,24 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn digits_are_read_as_they_are_written_and_in_no_other_spelling() {
+        for value in [0, 1, 0x9abc_def0, 0xffff_ffff, 0x1234_5678, 0xa0a0_9999] {
+            let text = hex::<8>(value);
+            assert_eq!(unhex(&text), Some(value));
+            for (at, other) in (0..8).flat_map(|at| (0..=255).map(move |other| (at, other))) {
+                let mut bytes = text;
+                bytes[at] = other;
+                let known = std::str::from_utf8(&bytes)
+                    .ok()
+                    .filter(|text| text.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f')));
+                assert_eq!(unhex(&bytes), known.and_then(|text| u64::from_str_radix(text, 16).ok()), "{bytes:?}");
+            }
+        }
+        assert_eq!(unhex(&hex::<12>(0x1234_5678_9abc)), Some(0x1234_5678_9abc));
+        assert_eq!(unhex(b"0000000g4240"), None);
+    }
 
     const AT: &[u8; 24] = b"2026-11-21T01:29:42.123Z";
 
