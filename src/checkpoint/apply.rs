@@ -88,7 +88,11 @@ impl Files {
         let outcome = done.map_err(|error| self.put_back(&mut work, &journal, error))?;
         let committed = commit(&outcome);
         let ended = match committed.as_ref().map_err(Error::kind) {
-            Ok(()) => self.remove_journal().map(|()| outcome),
+            // The record is written: the files must stay as they are.
+            Ok(()) => match self.remove_journal() {
+                Ok(()) => Ok(outcome),
+                Err(_) => Err(Error::Poisoned { path: self.journal_path() }),
+            },
             Err(Kind::Caller | Kind::NotFound | Kind::Locked | Kind::System) => {
                 committed.map(|()| outcome).map_err(|error| self.put_back(&mut work, &journal, error))
             }
@@ -275,9 +279,12 @@ impl Files {
     }
 
     fn write_journal(&self, journal: &Journal) -> Result<()> {
-        self.replace_journal(journal).inspect_err(|_| {
-            // If it had its name already, it may come back, and rolling forward needs nothing else.
-            let _ = self.disk.remove_file(&self.journal_path());
+        self.replace_journal(journal).map_err(|error| match self.remove_journal() {
+            Ok(()) => error,
+            // It never had its name.
+            Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => error,
+            // It may be there, or come back: rolling forward needs nothing else.
+            Err(_) => Error::Poisoned { path: self.journal_path() },
         })
     }
 
@@ -332,6 +339,8 @@ struct Work<'a> {
     changed: (Vec<RelPath>, Vec<RelPath>),
     /// Whether somebody else has begun, so that it is not known what was changed.
     is_again: bool,
+    /// Whether the steps are being taken back.
+    is_back: bool,
     /// Whether a power cut may have spoilt what was not synced.
     may_be_cut: bool,
 }
@@ -354,6 +363,7 @@ impl<'a> Work<'a> {
             uid: journal.uid,
             changed: (Vec::new(), Vec::new()),
             is_again: false,
+            is_back: false,
             may_be_cut: false,
         })
     }
@@ -428,7 +438,7 @@ impl<'a> Work<'a> {
                 after: found.get(path).copied().or(step.before),
             })
             .collect();
-        self.is_again = true;
+        (self.is_again, self.is_back) = (true, true);
         self.carry_out(&inverse)?;
         self.finish(&inverse)?;
         // The user is at work at this very moment: what was displaced now stands beside its path.
@@ -502,7 +512,8 @@ impl<'a> Work<'a> {
     }
 
     fn staged(&self, at: usize) -> RelPath {
-        self.stage.join(at.to_string().as_bytes())
+        let way = if self.is_back { "back-" } else { "" };
+        self.stage.join(format!("{way}{at}").as_bytes())
     }
 
     /// Writes the new content of a step beside the workspace's files, unless it is in place already; says whether it did.
@@ -753,8 +764,9 @@ impl<'a> Work<'a> {
     /// Whether the new content of a step may not have left the stage yet, under its number.
     fn is_unplaced(&self, name: &[u8], step: Option<&Step>) -> Result<bool> {
         let Some(step) = step.filter(|_| !name.starts_with(b"old-")) else { return Ok(false) };
-        let now = self.now(&RelPath::new(step.path.as_slice())?)?;
-        Ok(now.map(|(entry, _)| entry) != step.after)
+        let goal = if name.starts_with(b"back-") { step.before } else { step.after };
+        let now = self.now(&RelPath::new(step.path.as_slice())?)?.map(|(entry, _)| entry);
+        Ok(now.is_none() || now != goal)
     }
 
     fn remove_stage(&mut self) -> Result<()> {
@@ -779,7 +791,10 @@ impl<'a> Work<'a> {
 /// The step that a file in the stage belongs to.
 fn step_of(name: &[u8]) -> Option<usize> {
     let name = std::str::from_utf8(name).ok()?;
-    let number = name.strip_prefix("old-").and_then(|rest| rest.split_once('-')).map_or(name, |(number, _)| number);
+    let number = match name.strip_prefix("old-").and_then(|rest| rest.split_once('-')) {
+        Some((number, _)) => number,
+        None => name.strip_prefix("back-").unwrap_or(name),
+    };
     number.parse().ok()
 }
 
