@@ -51,14 +51,23 @@ pub const OPS: [Op; 35] = [
 ];
 
 /// What may be there before a program: nothing, a new session, one that was closed and has something to undo, a fork whose
-/// parent is gone, and one of files whose older checkpoints nobody needs any more.
+/// parent is gone and which needs its files, and one of files whose older checkpoints nobody needs any more.
 #[must_use]
 pub fn beginnings() -> [Vec<Op>; 5] {
     [
         vec![],
         vec![Op::Create("a"), Op::Append(A)],
         vec![Op::Create("a"), Op::Append(A), Op::Batch(A), Op::Rewind(A), Op::Append(A), Op::Undo(A), Op::Close(A)],
-        vec![Op::Create("a"), Op::Append(A), Op::Append(A), Op::Fork("a", "b"), Op::Append(B), Op::Delete("a")],
+        vec![
+            Op::Create("a"),
+            Op::Append(A),
+            Op::Edit,
+            Op::Checkpoint(A),
+            Op::Append(A),
+            Op::Fork("a", "b"),
+            Op::Append(B),
+            Op::Delete("a"),
+        ],
         vec![
             Op::Create("b"),
             Op::Edit,

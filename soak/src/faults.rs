@@ -116,11 +116,11 @@ impl FaultCase {
             if op == Op::Kill {
                 after = None;
             }
-            if let (Some((which, expected)), Some(used)) = (after, handle) {
-                if which == used {
-                    expected.check(&did).map_err(|wrong| format!("{op:?} after {why}: {wrong}"))?;
-                    after = None;
-                }
+            if let (Some((which, expected)), Some(used)) = (after, handle)
+                && which == used
+            {
+                expected.check(&did).map_err(|wrong| format!("{op:?} after {why}: {wrong}"))?;
+                after = None;
             }
             let Did::Failed(error) = did else { continue };
             // The handle's own failure, or one that it remembers: both are over now.

@@ -17,7 +17,7 @@ were opened or so many seconds are over: whichever comes first. Without either, 
   --seconds N  seconds to take
   --from N     draw programs from this number on, so that another run tries others
   --threads N  1 unless said otherwise
-  --first N    begin with this unit
+  --first N    begin with this unit; `faults` for the first that is no program
   --seed S     run this case alone, as often as you like; the way a violation is replayed";
 
 /// How far to go.
@@ -36,6 +36,10 @@ fn parse() -> Option<Asked> {
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         let value = args.next()?;
+        if (arg.as_str(), value.as_str()) == ("--first", "faults") {
+            asked.first = Unit::programs();
+            continue;
+        }
         let number = match value.strip_prefix("0x") {
             Some(digits) => u64::from_str_radix(digits, 16),
             None => value.replace('_', "").parse(),

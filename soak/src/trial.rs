@@ -61,10 +61,16 @@ pub enum Unit {
 }
 
 impl Unit {
-    /// How many units have an end: those before are drawn.
+    /// How many units are programs that are not drawn. Faults come behind them, then kills.
+    #[must_use]
+    pub fn programs() -> u64 {
+        Family::ALL.iter().filter_map(|family| family.count()).sum()
+    }
+
+    /// How many units are not drawn.
     #[must_use]
     pub fn finite() -> u64 {
-        Family::ALL.iter().filter_map(|family| family.count()).sum::<u64>() + FaultCase::KINDS + KillCase::KINDS
+        Self::programs() + FaultCase::KINDS + KillCase::KINDS
     }
 
     /// The `n`-th unit of a soak. Drawn programs begin with number `from`.

@@ -421,7 +421,11 @@ impl World {
         }
         let keep = parent.len().div_ceil(2);
         let at = if keep == 0 { At::Head } else { At::Seq(Seq::new(keep as u64 - 1)) };
-        let mut content = Content { view: parent.upto(keep), ..Content::default() };
+        // With a record it has the checkpoints that belong to it.
+        let mut view = parent.upto(keep);
+        let behind = parent.view.iter().skip(view.len()).take_while(|item| matches!(item, Item::Checkpoint(..)));
+        view.extend(behind.cloned());
+        let mut content = Content { view, ..Content::default() };
         if let Some(tags) = parent.meta.get("tags") {
             content.meta.insert("tags".to_owned(), tags.clone());
         }

@@ -17,8 +17,8 @@ pub(crate) struct Ends {
     pub(crate) link: Link,
     /// The promise: everything before it was on stable storage.
     pub(crate) promise: u64,
-    /// Start of the last line that ends at or before the promise: from here on an unclean end is written again.
-    pub(crate) doubtful: u64,
+    /// Before the last line that ends at or before the promise: from here on an unclean end is written again.
+    pub(crate) doubtful: Link,
     /// The file's length.
     pub(crate) len: u64,
     /// Whether the bytes after the last line are only spaces that a writer laid ahead, or none.
@@ -50,7 +50,7 @@ pub(crate) fn find(
     mut visit: impl FnMut(Seen<'_>) -> Result<()>,
 ) -> Result<Ends> {
     let io = |source| Error::io("read", path, source);
-    let mut ends = Ends { link: from, promise: from.synced, doubtful: from.end, len: 0, padding: true, closed: false };
+    let mut ends = Ends { link: from, promise: from.synced, doubtful: from, len: 0, padding: true, closed: false };
     let mut suspect = None;
     loop {
         ends.len = file.len().map_err(io)?;
@@ -123,9 +123,9 @@ fn go_on(
                     && whole.payload == line::close_payload(ends.link.crc);
                 ends.promise = whole.link.synced;
                 visit(Seen::Line(start, &whole))?;
-                ends.link = whole.link;
+                let before = std::mem::replace(&mut ends.link, whole.link);
                 if ends.link.end <= ends.promise.max(early) {
-                    ends.doubtful = start;
+                    ends.doubtful = before;
                 }
             }
         }

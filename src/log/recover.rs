@@ -2,14 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
-use super::ends::Ends;
+use super::ends::{self, Ends};
 use super::lineage::session_dir;
+use super::scan::{Advance, Scanner};
 use super::transcript::Transcript;
 use crate::disk::{Disk, How};
 use crate::error::{Error, Result};
-use crate::format::line;
+use crate::format::line::{self, Link};
 
-/// Bytes that are read and written at once.
+/// Bytes that are written at once.
 const CHUNK: usize = 1 << 20;
 
 /// Puts in order what an unclean end left, and returns how much of the file is on stable storage then.
@@ -36,20 +37,44 @@ pub(crate) fn settle(disk: &dyn Disk, transcript: &Transcript, ends: &Ends, alon
     if !alone {
         return Ok(ends.promise);
     }
-    let mut at = ends.doubtful;
-    let mut buf = Vec::new();
-    while at < end {
-        let want = usize::try_from(end - at).unwrap_or(CHUNK).min(CHUNK);
-        buf.resize(want, 0);
-        let got = file.read_at(&mut buf, at).map_err(|error| Error::io("read", path, error))?;
-        if got < want {
-            return Err(Error::Stale { path: path.clone(), why: "another program cut it" });
-        }
-        file.write_at(&buf, at).map_err(|error| Error::io("write", path, error))?;
-        at += got as u64;
-    }
+    write_again(transcript, ends.doubtful, end)?;
     file.sync().map_err(|error| Error::io("sync", path, error))?;
     Ok(end)
+}
+
+/// Writes the lines of `[from, to)` over themselves.
+///
+/// They are verified once more on the way, or a bit that is read wrong this time would stay so for good.
+fn write_again(transcript: &Transcript, from: Link, to: u64) -> Result<()> {
+    let (file, path) = (&transcript.file, &transcript.path);
+    let write = |bytes: &[u8], at| file.write_at(bytes, at).map_err(|error| Error::io("write", path, error));
+    let mut scanner = Scanner::new(file.clone(), from, to);
+    let (mut at, mut buf) = (from.end, Vec::new());
+    loop {
+        match scanner.advance().map_err(|error| transcript.io(error))? {
+            Advance::Line(_) => {
+                buf.extend_from_slice(scanner.line_bytes().1);
+                buf.push(b'\n');
+            }
+            Advance::End => break,
+            Advance::Stop(_) => {
+                let gap = ends::gap_at(file, scanner.link().end, to).map_err(|error| transcript.io(error))?;
+                let Some(gap) = gap else {
+                    return Err(Error::Stale { path: path.clone(), why: "it reads otherwise than a moment ago" });
+                };
+                // Bytes that a repair gave up are as they are.
+                write(&buf, at)?;
+                (at, buf) = (gap.to.get(), Vec::new());
+                scanner.seek(Link { end: at, crc: gap.chain, synced: scanner.link().synced, more: false });
+            }
+        }
+        if buf.len() >= CHUNK {
+            write(&buf, at)?;
+            at += buf.len() as u64;
+            buf.clear();
+        }
+    }
+    write(&buf, at)
 }
 
 /// Copies `[from, to)` of the transcript to its session's quarantine, synced. Returns where.

@@ -182,7 +182,14 @@ impl Session {
         let disk = &**store.disk();
         let lock = WriteLock::open(disk, &transcript.path)?;
         lock.take(options.patience(), options.sharing == Sharing::Exclusive)?;
-        let (mut state, ends) = State::read(disk, &transcript, store.look())?;
+        let (mut state, mut ends) = State::read(disk, &transcript, store.look())?;
+        if ends.link.end < ends.len && !ends.padding {
+            // What a crash did not leave is not cut off because it was read wrong once.
+            let again = State::read(disk, &transcript, store.look())?;
+            if ends.link.end < again.1.link.end {
+                (state, ends) = again;
+            }
+        }
         let note = Note::read(disk, &store.layout().marker(main));
         let alone = presence.is_alone()?;
         let whole = synced == ends.link.end && ends.len == synced;

@@ -257,13 +257,16 @@ impl Store {
     /// Makes the name of a file of the store survive a power cut, and those of the directories it is in.
     pub(crate) fn sync_names(&self, file: &Path) -> Result<()> {
         let root = &self.inner.layout.root;
-        // It was made in `tmp/`, and a rename is sure only once both directories are synced.
-        let tmp = self.dir("tmp");
-        let above = file.ancestors().skip(1).take_while(|dir| dir.starts_with(root));
-        for dir in above.chain([&*tmp]) {
+        for dir in file.ancestors().skip(1).take_while(|dir| dir.starts_with(root)) {
             self.inner.disk.sync_dir(dir).map_err(|error| Error::io("sync", dir, error))?;
         }
-        Ok(())
+        // It was made in `tmp/`, and a rename is sure only once both directories are synced. A copy of a store may lack it, since
+        // it is empty.
+        let tmp = self.dir("tmp");
+        match self.inner.disk.sync_dir(&tmp) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("sync", &tmp, error)),
+            _ => Ok(()),
+        }
     }
 
     /// Makes a directory of the store unless it is there.
