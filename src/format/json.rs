@@ -38,7 +38,7 @@ pub(crate) fn normalise(json: &[u8]) -> Result<Cow<'_, [u8]>> {
 struct Features {
     /// How many `[` and `{` there are, in strings too: no value nests deeper.
     opens: usize,
-    /// Whether a byte occurs that may have to be spelled differently.
+    /// Whether a byte occurs that may begin something to be spelled differently: a control character, or one that is not ASCII.
     suspect: bool,
 }
 
@@ -52,7 +52,8 @@ impl Features {
             for &c in part {
                 // `[` is 0x5B and `{` is 0x7B: they differ in one bit.
                 opens_here += u8::from(c | 0x20 == b'{');
-                suspect |= u8::from(c == b'\n') | u8::from(c == b'\r') | u8::from(c == 0xC2) | u8::from(c == 0xE2);
+                // Bytes from 0x80 on are negative.
+                suspect |= u8::from(c.cast_signed() < 0x20);
             }
             opens += usize::from(opens_here);
         }
@@ -92,7 +93,7 @@ fn after_string(mut rest: &[u8]) -> &[u8] {
 }
 
 /// The character at the start of `rest` that must be spelled differently: its length, and how.
-fn replacement(rest: &[u8]) -> Option<(usize, &'static [u8])> {
+pub(super) fn replacement(rest: &[u8]) -> Option<(usize, &'static [u8])> {
     match rest {
         [b'\n' | b'\r', ..] => Some((1, b" ")),
         [0xC2, 0x85, ..] => Some((2, b"\\u0085")),

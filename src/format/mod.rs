@@ -17,6 +17,7 @@ pub(crate) mod pack;
 pub(crate) mod run;
 pub(crate) mod stat;
 pub(crate) mod tail;
+pub(crate) mod text;
 pub(crate) mod tree;
 
 /// The format that this version writes.

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::disk::File;
@@ -150,40 +151,42 @@ impl Appender {
 pub(crate) struct Syncer {
     path: PathBuf,
     file: Arc<dyn File>,
-    state: Mutex<SyncState>,
-    done: Condvar,
-}
-
-#[derive(Debug)]
-struct SyncState {
-    /// Length of the file that is known to be on stable storage.
-    synced: u64,
-    running: bool,
+    /// Length of the file that is known to be on stable storage. It never falls.
+    synced: AtomicU64,
     /// A sync failed: nothing can be promised any more.
-    failed: bool,
+    failed: AtomicBool,
+    /// Whether a sync runs. The two above only change while this is locked, so that who waits misses nothing.
+    running: Mutex<bool>,
+    done: Condvar,
 }
 
 impl Syncer {
     /// For a file whose first `synced` bytes are on stable storage.
     pub(crate) fn new(path: PathBuf, file: Arc<dyn File>, synced: u64) -> Self {
-        let state = SyncState { synced, running: false, failed: false };
-        Self { path, file, state: Mutex::new(state), done: Condvar::new() }
+        Self {
+            path,
+            file,
+            synced: AtomicU64::new(synced),
+            failed: AtomicBool::new(false),
+            running: Mutex::new(false),
+            done: Condvar::new(),
+        }
     }
 
     /// The promise that can be made now.
     pub(crate) fn promise(&self) -> u64 {
-        self.lock().synced
+        self.synced.load(Ordering::Acquire)
     }
 
     /// Whether a sync has failed.
     pub(crate) fn has_failed(&self) -> bool {
-        self.lock().failed
+        self.failed.load(Ordering::Acquire)
     }
 
     /// Takes over a promise that another writer has made.
     pub(crate) fn learn(&self, synced: u64) {
-        let mut state = self.lock();
-        state.synced = state.synced.max(synced);
+        let _running = self.lock();
+        self.synced.fetch_max(synced, Ordering::Release);
     }
 
     /// Returns once the first `wanted` bytes are on stable storage. `written` tells how much is written by the time a sync
@@ -198,40 +201,40 @@ impl Syncer {
         written: impl Fn() -> u64,
         first: impl FnOnce() -> Result<()>,
     ) -> Result<()> {
-        let mut state = self.lock();
+        let mut running = self.lock();
         loop {
-            if state.failed {
+            if self.has_failed() {
                 return Err(Error::Poisoned { path: self.path.clone() });
             }
-            if state.synced >= wanted {
+            if self.promise() >= wanted {
                 return Ok(());
             }
-            if !state.running {
+            if !*running {
                 break;
             }
-            state = self.done.wait(state).unwrap_or_else(PoisonError::into_inner);
+            running = self.done.wait(running).unwrap_or_else(PoisonError::into_inner);
         }
-        state.running = true;
-        drop(state);
+        *running = true;
+        drop(running);
         let prepared = first();
         let upto = written();
         let synced: io::Result<()> = if prepared.is_ok() { self.file.sync() } else { Ok(()) };
-        let mut state = self.lock();
-        state.running = false;
+        let mut running = self.lock();
+        *running = false;
         if prepared.is_ok() {
             match &synced {
-                Ok(()) => state.synced = state.synced.max(upto),
-                Err(_) => state.failed = true,
+                Ok(()) => drop(self.synced.fetch_max(upto, Ordering::Release)),
+                Err(_) => self.failed.store(true, Ordering::Release),
             }
         }
         self.done.notify_all();
-        drop(state);
+        drop(running);
         prepared?;
         synced.map_err(|source| Error::io("sync", &self.path, source))
     }
 
-    fn lock(&self) -> MutexGuard<'_, SyncState> {
-        // Nothing panics while it holds this lock, and each field is right by itself.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, bool> {
+        // Nothing panics while it holds this lock.
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -15,8 +15,8 @@ use super::record::{Appended, At, NewRecord};
 use crate::disk::{Disk, ForkMark, How};
 use crate::error::{Error, Named, Result};
 use crate::format::control::{self, Large, Rewind, Undo};
-use crate::format::json;
 use crate::format::line::{close_payload, kind};
+use crate::format::{json, text};
 use crate::ids::{ObjectKind, Offset, Position, RecordId, SessionKey, SideName, Uid};
 use crate::log::append::{Appender, Syncer};
 use crate::log::ends::{self, Seen};
@@ -253,15 +253,7 @@ impl Session {
     /// [`Error::Poisoned`]; [`Error::Full`] and [`Error::Io`] of the write. After [`Error::Io`] of a sync the record may or may
     /// not survive, and the handle is poisoned.
     pub fn append<T: Serialize + ?Sized>(&self, value: &T) -> Result<Position> {
-        self.append_one(|buf| {
-            let from = buf.len();
-            serde_json::to_writer(&mut *buf, value).map_err(|error| Error::BadJson { why: error.to_string() })?;
-            if let std::borrow::Cow::Owned(other) = json::normalise(&buf[from..])? {
-                buf.truncate(from);
-                buf.extend_from_slice(&other);
-            }
-            Ok(())
-        })
+        self.append_one(|buf| text::write(buf, value))
     }
 
     /// Appends JSON text that has been checked already.
