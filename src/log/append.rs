@@ -26,6 +26,10 @@ pub(crate) struct Appender {
     max_line: u64,
     /// The last time that was written, in milliseconds and as text: most of it stays the same for thousands of lines.
     second: (i64, [u8; Timestamp::LEN]),
+    /// How many spaces are laid ahead of the lines when those before are used up. 0: none, ever.
+    ahead: usize,
+    /// The file's length while spaces are laid ahead.
+    laid: u64,
     /// Set when a cut failed: what stands at the end is unknown.
     broken: bool,
 }
@@ -33,7 +37,28 @@ pub(crate) struct Appender {
 impl Appender {
     pub(crate) fn new(path: PathBuf, file: Arc<dyn File>, link: Link, max_line: u64) -> Self {
         let second = (0, Timestamp::from_millis(0).to_bytes());
-        Self { path, file, link, buf: Vec::new(), staged: Vec::new(), max_line, second, broken: false }
+        let (buf, staged, laid) = (Vec::new(), Vec::new(), link.end);
+        Self { path, file, link, buf, staged, max_line, second, ahead: 0, laid, broken: false }
+    }
+
+    /// Lays so many spaces ahead from now on. Only for who holds the write lock as long as this lives, and
+    /// [trims](Appender::trim) in the end.
+    pub(crate) fn lay_ahead(&mut self, bytes: usize) {
+        self.ahead = bytes;
+    }
+
+    /// Cuts off the spaces that are laid ahead, and lays no more.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`]: they may still be there, which does no harm.
+    pub(crate) fn trim(&mut self) -> Result<()> {
+        self.ahead = 0;
+        if self.laid > self.link.end {
+            self.file.set_len(self.link.end).map_err(|source| Error::io("cut", &self.path, source))?;
+            self.laid = self.link.end;
+        }
+        Ok(())
     }
 
     /// After the last line that is written.
@@ -53,7 +78,7 @@ impl Appender {
 
     /// Goes on at `link`, where another writer left off.
     pub(crate) fn catch_up(&mut self, link: Link) {
-        debug_assert!(self.buf.is_empty());
+        debug_assert!(self.buf.is_empty() && self.ahead == 0);
         self.link = link;
     }
 
@@ -118,12 +143,32 @@ impl Appender {
     /// [`Error::Full`] and [`Error::Io`]: what had been written was cut off again. Where that fails too, the appender
     /// [is broken](Appender::is_broken).
     pub(crate) fn write(&mut self) -> Result<()> {
-        if let Err(source) = self.file.write_at(&self.buf, self.link.end) {
+        if let Err(source) = self.write_out() {
             self.broken = self.file.set_len(self.link.end).is_err();
+            self.laid = self.link.end;
             self.discard();
             return Err(Error::io("append to", &self.path, source));
         }
         self.link = self.staged_link();
+        Ok(())
+    }
+
+    fn write_out(&mut self) -> io::Result<()> {
+        let lines = self.buf.len();
+        let end = self.link.end + lines as u64;
+        if self.ahead == 0 || end <= self.laid {
+            return self.file.write_at(&self.buf, self.link.end);
+        }
+        self.buf.resize(lines + self.ahead, b' ');
+        let written = self.file.write_at(&self.buf, self.link.end);
+        self.buf.truncate(lines);
+        self.laid = end + self.ahead as u64;
+        if written.is_err() {
+            // There may be room for the lines alone.
+            self.file.set_len(self.link.end)?;
+            self.file.write_at(&self.buf, self.link.end)?;
+            self.laid = end;
+        }
         Ok(())
     }
 
@@ -146,7 +191,8 @@ impl Appender {
 /// Syncs of one file, shared by all threads that wait for one.
 ///
 /// Whoever needs a sync while none runs starts one, for everything that is written by then; whoever comes meanwhile
-/// waits for the next. So any number of threads share two syncs at most.
+/// waits for the next. So any number of threads share two syncs at most, and those that go on appending mostly one: whoever
+/// starts a sync lets those first append again that the sync before has woken.
 #[derive(Debug)]
 pub(crate) struct Syncer {
     path: PathBuf,
@@ -155,9 +201,19 @@ pub(crate) struct Syncer {
     synced: AtomicU64,
     /// A sync failed: nothing can be promised any more.
     failed: AtomicBool,
-    /// Whether a sync runs. The two above only change while this is locked, so that who waits misses nothing.
-    running: Mutex<bool>,
+    /// The two above only change while this is locked, so that who waits misses nothing.
+    turns: Mutex<Turns>,
     done: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Turns {
+    /// Whether a sync runs, or is about to.
+    running: bool,
+    /// Threads that wait for it, or for the next.
+    waiting: usize,
+    /// Threads that waited for the last one.
+    company: usize,
 }
 
 impl Syncer {
@@ -168,7 +224,7 @@ impl Syncer {
             file,
             synced: AtomicU64::new(synced),
             failed: AtomicBool::new(false),
-            running: Mutex::new(false),
+            turns: Mutex::new(Turns::default()),
             done: Condvar::new(),
         }
     }
@@ -185,7 +241,7 @@ impl Syncer {
 
     /// Takes over a promise that another writer has made.
     pub(crate) fn learn(&self, synced: u64) {
-        let _running = self.lock();
+        let _turns = self.lock();
         self.synced.fetch_max(synced, Ordering::Release);
     }
 
@@ -201,7 +257,7 @@ impl Syncer {
         written: impl Fn() -> u64,
         first: impl FnOnce() -> Result<()>,
     ) -> Result<()> {
-        let mut running = self.lock();
+        let mut turns = self.lock();
         loop {
             if self.has_failed() {
                 return Err(Error::Poisoned { path: self.path.clone() });
@@ -209,32 +265,51 @@ impl Syncer {
             if self.promise() >= wanted {
                 return Ok(());
             }
-            if !*running {
+            if !turns.running {
                 break;
             }
-            running = self.done.wait(running).unwrap_or_else(PoisonError::into_inner);
+            turns.waiting += 1;
+            turns = self.done.wait(turns).unwrap_or_else(PoisonError::into_inner);
+            turns.waiting -= 1;
         }
-        *running = true;
-        drop(running);
+        turns.running = true;
+        let company = turns.company;
+        drop(turns);
+        self.gather(company);
         let prepared = first();
         let upto = written();
         let synced: io::Result<()> = if prepared.is_ok() { self.file.sync() } else { Ok(()) };
-        let mut running = self.lock();
-        *running = false;
+        let mut turns = self.lock();
+        turns.running = false;
+        turns.company = turns.waiting;
         if prepared.is_ok() {
             match &synced {
                 Ok(()) => drop(self.synced.fetch_max(upto, Ordering::Release)),
                 Err(_) => self.failed.store(true, Ordering::Release),
             }
         }
-        self.done.notify_all();
-        drop(running);
+        if turns.waiting > 0 {
+            self.done.notify_all();
+        }
+        drop(turns);
         prepared?;
         synced.map_err(|source| Error::io("sync", &self.path, source))
     }
 
-    fn lock(&self) -> MutexGuard<'_, bool> {
+    /// Lets other threads run until as many wait as did last time, and not for long.
+    fn gather(&self, company: usize) {
+        // Where nobody else can run, each turn costs half a microsecond.
+        const PATIENCE: usize = 32;
+        for _ in 0..PATIENCE {
+            if self.lock().waiting >= company {
+                break;
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Turns> {
         // Nothing panics while it holds this lock.
-        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+        self.turns.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

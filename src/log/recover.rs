@@ -14,9 +14,9 @@ const CHUNK: usize = 1 << 20;
 
 /// Puts in order what an unclean end left, and returns how much of the file is on stable storage then.
 ///
-/// Bytes that are cut go to quarantine first. Everything from the last promise on is written again in place and synced, since a sync
-/// that failed may have left it in memory only; `alone` is false when other writers are there, which vouch for their own
-/// bytes: then nothing is written again. Killed at any step, it can be done again.
+/// Everything from the last promise on is written again in place and synced, since a sync that failed may have left it in memory
+/// only; `alone` is false when other writers are there, which vouch for their own bytes: then nothing is written again. Then what
+/// does not count is cut, of which quarantine has a copy by then. Killed at any step, it can be done again.
 ///
 /// # Errors
 ///
@@ -27,16 +27,23 @@ pub(crate) fn settle(disk: &dyn Disk, transcript: &Transcript, ends: &Ends, alon
         return Ok(ends.promise);
     }
     let (file, path) = (&*transcript.file, &transcript.path);
+    if ends.len > end && !ends.padding {
+        quarantine(disk, transcript, end, ends.len, "cut")?;
+    }
+    if alone {
+        rewrite(transcript, ends.doubtful, end)?;
+    }
+    // Not before: what follows an `xclose` is all that shows that it may be in memory only, should the sync fail.
     if ends.len > end {
-        if !ends.padding {
-            quarantine(disk, transcript, end, ends.len, "cut")?;
-        }
         file.set_len(end).map_err(|error| Error::io("cut", path, error))?;
     }
-    if !alone {
-        return Ok(ends.promise);
-    }
-    let mut at = ends.doubtful;
+    Ok(if alone { end } else { ends.promise })
+}
+
+/// Writes `[from, end)` again in place, and syncs it.
+fn rewrite(transcript: &Transcript, from: u64, end: u64) -> Result<()> {
+    let (file, path) = (&*transcript.file, &transcript.path);
+    let mut at = from;
     let mut buf = Vec::new();
     while at < end {
         let want = usize::try_from(end - at).unwrap_or(CHUNK).min(CHUNK);
@@ -48,8 +55,7 @@ pub(crate) fn settle(disk: &dyn Disk, transcript: &Transcript, ends: &Ends, alon
         file.write_at(&buf, at).map_err(|error| Error::io("write", path, error))?;
         at += got as u64;
     }
-    file.sync().map_err(|error| Error::io("sync", path, error))?;
-    Ok(end)
+    file.sync().map_err(|error| Error::io("sync", path, error))
 }
 
 /// Copies `[from, to)` of the transcript to its session's quarantine, synced. Returns where.

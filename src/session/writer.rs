@@ -67,9 +67,25 @@ pub struct OpenOptions {
     pub spill_over: Option<u64>,
     /// How long to wait for another handle to give back the write lock; with [`Sharing::PerCall`] at least ten seconds.
     pub wait: Duration,
+    /// How many spaces to lay ahead of the lines, at most 256 KiB; none by default, and always none without [`Durability::Sync`] and
+    /// [`Sharing::Exclusive`].
+    ///
+    /// A sync of bytes that are written over others need not record a new length of the file, which saves a third or more of its
+    /// time. The spaces are written once more than without, stand at the end of the file while it is open, where `tail -f` shows them,
+    /// and are cut off when the session is closed, or opened again after a crash.
+    pub padding: u32,
 }
 
+/// The most spaces that are laid ahead.
+const MAX_PADDING: u32 = 256 << 10;
+
 impl OpenOptions {
+    /// How many spaces to lay ahead where appends survive this.
+    fn padding(&self, durability: Durability) -> usize {
+        let padded = durability == Durability::Sync && self.sharing == Sharing::Exclusive;
+        if padded { self.padding.min(MAX_PADDING) as usize } else { 0 }
+    }
+
     /// How long to wait for the write lock: those who share it hold it for one call only.
     fn patience(&self) -> Duration {
         match self.sharing {
@@ -190,6 +206,9 @@ impl Session {
         let synced = if whole { synced } else { recover::settle(disk, &transcript, &ends, rewrite)? };
         state.tip.link.synced = ends.link.synced;
         let path = &transcript.path;
+        let durability = options.durability.unwrap_or(store.durability());
+        let mut appender = Appender::new(path.clone(), transcript.file.clone(), ends.link, store.max_line());
+        appender.lay_ahead(options.padding(durability));
         let core = Core {
             store: store.clone(),
             key: key.clone(),
@@ -198,12 +217,12 @@ impl Session {
             written: AtomicU64::new(ends.link.end),
             names_synced: AtomicBool::new(false),
             fresh: !ends.closed,
-            durability: options.durability.unwrap_or(store.durability()),
+            durability,
             spill_over: options.spill_over.or(store.spill_over()),
             options,
             process: ForkMark::new(),
             writer: Mutex::new(Writer {
-                appender: Appender::new(path.clone(), transcript.file.clone(), ends.link, store.max_line()),
+                appender,
                 state,
                 view: None,
                 lock,
@@ -797,6 +816,7 @@ impl Core {
         self.sync_all()?;
         self.change(|writer| {
             let Some(presence) = writer.presence.take() else { return Ok(()) };
+            writer.appender.trim()?;
             let last = presence.leave();
             let end = writer.appender.link();
             if writer.state.uncovered() >= STRIDE {
