@@ -43,21 +43,24 @@ struct Features {
 }
 
 impl Features {
-    /// Written without branches in the loop, so that it compiles to vector instructions.
     fn of(json: &[u8]) -> Self {
-        let mut opens = 0;
-        let mut suspect = 0;
-        for part in json.chunks(128) {
-            let mut opens_here = 0_u8;
-            for &c in part {
-                // `[` is 0x5B and `{` is 0x7B: they differ in one bit.
-                opens_here += u8::from(c | 0x20 == b'{');
-                // Bytes from 0x80 on are negative.
-                suspect |= u8::from(c.cast_signed() < 0x20);
-            }
-            opens += usize::from(opens_here);
+        let (blocks, rest) = json.as_chunks::<64>();
+        let whole = Self { opens: 0, suspect: false };
+        blocks.iter().fold(whole, |seen, block| seen.and(block)).and(rest)
+    }
+
+    /// With what at most 255 bytes more tell. Written without branches in the loop, so that it compiles to vector instructions;
+    /// they are best for whole blocks.
+    #[inline]
+    fn and(self, part: &[u8]) -> Self {
+        let (mut opens, mut suspect) = (0_u8, 0);
+        for &c in part {
+            // `[` is 0x5B and `{` is 0x7B: they differ in one bit.
+            opens += u8::from(c | 0x20 == b'{');
+            // Bytes from 0x80 on are negative.
+            suspect |= u8::from(c.cast_signed() < 0x20);
         }
-        Self { opens, suspect: suspect != 0 }
+        Self { opens: self.opens + usize::from(opens), suspect: self.suspect | (suspect != 0) }
     }
 }
 
