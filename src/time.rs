@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
@@ -162,9 +162,13 @@ pub struct OsEnv;
 
 impl Env for OsEnv {
     fn now(&self) -> Timestamp {
+        let millis = |of: Duration| {
+            let seconds = i64::try_from(of.as_secs()).unwrap_or(i64::MAX);
+            seconds.saturating_mul(1000).saturating_add(of.subsec_millis().into())
+        };
         let ms = match SystemTime::now().duration_since(UNIX_EPOCH) {
-            Ok(after) => i64::try_from(after.as_millis()).unwrap_or(i64::MAX),
-            Err(before) => i64::try_from(before.duration().as_millis()).map_or(i64::MIN, |ms| -ms),
+            Ok(after) => millis(after),
+            Err(before) => -millis(before.duration()),
         };
         Timestamp::from_millis(ms)
     }

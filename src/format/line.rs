@@ -16,6 +16,8 @@ pub(crate) const MAX_SYNCED: u64 = (1 << 48) - 1;
 
 const AT: &[u8] = b"{\"at\":\"";
 const AFTER_AT: &[u8] = b"\",\"";
+/// What every line begins with, whatever its time.
+const HEAD: &[u8; HEAD_LEN] = b"{\"at\":\"0000-00-00T00:00:00.000Z\",\"";
 const ID: &[u8] = b"id\":\"";
 const SYNCED: &[u8] = b",\"synced\":\"";
 const MORE: &[u8] = b",\"more\":1";
@@ -181,9 +183,9 @@ pub(crate) fn encode_with<E>(
     debug_assert!(before.synced <= synced && synced <= before.end && is_time(draft.at));
     debug_assert!(!before.more || synced == before.synced, "a batch makes one promise");
     let start = out.len();
-    out.extend_from_slice(AT);
-    out.extend_from_slice(draft.at);
-    out.extend_from_slice(AFTER_AT);
+    let mut head = *HEAD;
+    head[AT.len()..AT.len() + Timestamp::LEN].copy_from_slice(draft.at);
+    out.extend_from_slice(&head);
     if let Some(id) = draft.id {
         out.extend_from_slice(ID);
         out.extend_from_slice(id.as_bytes());
@@ -194,16 +196,17 @@ pub(crate) fn encode_with<E>(
     let from = out.len();
     payload(out)?;
     let payload = out.len() - from;
-    out.extend_from_slice(SYNCED);
-    out.extend_from_slice(&hex::<12>(synced));
-    out.push(b'"');
+    let mut promise = *b",\"synced\":\"000000000000\"";
+    promise[SYNCED.len()..SYNCED.len() + 12].copy_from_slice(&hex::<12>(synced));
+    out.extend_from_slice(&promise);
     if draft.more {
         out.extend_from_slice(MORE);
     }
     out.extend_from_slice(CRC);
     let crc = chain(before.crc, &out[start..]);
-    out.extend_from_slice(&hex::<8>(crc.0.into()));
-    out.extend_from_slice(END);
+    let mut end = *b"00000000\"}\n";
+    end[..8].copy_from_slice(&hex::<8>(crc.0.into()));
+    out.extend_from_slice(&end);
     let len = out.len() - start;
     let link = Link { end: before.end + len as u64, crc, synced, more: draft.more };
     Ok(Frame { id: draft.id.map_or(0, str::len), kind: draft.kind.len(), payload, len, link })
@@ -390,13 +393,23 @@ pub(crate) fn crc32(bytes: &[u8]) -> Crc {
     chain(Crc(0), bytes)
 }
 
-pub(crate) fn hex<const N: usize>(mut value: u64) -> [u8; N] {
-    const DIGITS: [u8; 16] = *b"0123456789abcdef";
-    let mut text = [b'0'; N];
-    for place in text.iter_mut().rev() {
-        *place = DIGITS[(value & 15) as usize];
-        value >>= 4;
+/// The last `N` of the 16 hexadecimal digits of `value`.
+pub(crate) fn hex<const N: usize>(value: u64) -> [u8; N] {
+    /// Eight digits at once: a hexadecimal digit to a byte, then to its character.
+    fn digits(value: u64) -> [u8; 8] {
+        const EACH: u64 = 0x0101_0101_0101_0101;
+        let spread = value & 0xFFFF_FFFF;
+        let spread = (spread | spread << 16) & 0x0000_FFFF_0000_FFFF;
+        let spread = (spread | spread << 8) & 0x00FF_00FF_00FF_00FF;
+        let spread = (spread | spread << 4) & 0x0F0F_0F0F_0F0F_0F0F;
+        let letters = (spread + 6 * EACH) >> 4 & EACH;
+        (spread + u64::from(b'0') * EACH + letters * u64::from(b'a' - b'0' - 10)).to_be_bytes()
     }
+    let mut all = [0; 16];
+    all[..8].copy_from_slice(&digits(value >> 32));
+    all[8..].copy_from_slice(&digits(value));
+    let mut text = [0; N];
+    text.copy_from_slice(&all[16 - N..]);
     text
 }
 

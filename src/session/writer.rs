@@ -67,9 +67,25 @@ pub struct OpenOptions {
     pub spill_over: Option<u64>,
     /// How long to wait for another handle to give back the write lock; with [`Sharing::PerCall`] at least ten seconds.
     pub wait: Duration,
+    /// How many spaces to lay ahead of the lines, at most 256 KiB; none by default, and always none without [`Durability::Sync`] and
+    /// [`Sharing::Exclusive`].
+    ///
+    /// A sync of bytes that are written over others need not record a new length of the file, which saves a third or more of its
+    /// time. The spaces are written once more than without, stand at the end of the file while it is open, where `tail -f` shows them,
+    /// and are cut off when the session is closed, or opened again after a crash.
+    pub padding: u32,
 }
 
+/// The most spaces that are laid ahead.
+const MAX_PADDING: u32 = 256 << 10;
+
 impl OpenOptions {
+    /// How many spaces to lay ahead where appends survive this.
+    fn padding(&self, durability: Durability) -> usize {
+        let padded = durability == Durability::Sync && self.sharing == Sharing::Exclusive;
+        if padded { self.padding.min(MAX_PADDING) as usize } else { 0 }
+    }
+
     /// How long to wait for the write lock: those who share it hold it for one call only.
     fn patience(&self) -> Duration {
         match self.sharing {
@@ -197,6 +213,9 @@ impl Session {
         let synced = if whole { synced } else { recover::settle(disk, &transcript, &ends, rewrite)? };
         state.tip.link.synced = ends.link.synced;
         let path = &transcript.path;
+        let durability = options.durability.unwrap_or(store.durability());
+        let mut appender = Appender::new(path.clone(), transcript.file.clone(), ends.link, store.max_line());
+        appender.lay_ahead(options.padding(durability));
         let core = Core {
             store: store.clone(),
             key: key.clone(),
@@ -205,12 +224,12 @@ impl Session {
             written: AtomicU64::new(ends.link.end),
             names_synced: AtomicBool::new(false),
             fresh: !ends.closed,
-            durability: options.durability.unwrap_or(store.durability()),
+            durability,
             spill_over: options.spill_over.or(store.spill_over()),
             options,
             process: ForkMark::new(),
             writer: Mutex::new(Writer {
-                appender: Appender::new(path.clone(), transcript.file.clone(), ends.link, store.max_line()),
+                appender,
                 state,
                 view: None,
                 lock,
@@ -260,15 +279,7 @@ impl Session {
     /// [`Error::Poisoned`]; [`Error::Full`] and [`Error::Io`] of the write. After [`Error::Io`] of a sync the record may or may
     /// not survive, and the handle is poisoned.
     pub fn append<T: Serialize + ?Sized>(&self, value: &T) -> Result<Position> {
-        self.append_one(|buf| {
-            let from = buf.len();
-            serde_json::to_writer(&mut *buf, value).map_err(|error| Error::BadJson { why: error.to_string() })?;
-            if let std::borrow::Cow::Owned(other) = json::normalise(&buf[from..])? {
-                buf.truncate(from);
-                buf.extend_from_slice(&other);
-            }
-            Ok(())
-        })
+        self.append_one(|buf| json::write(buf, value))
     }
 
     /// Appends JSON text that has been checked already.
@@ -404,8 +415,8 @@ impl Session {
             return Err(Error::BadArgument { why: "a side transcript has no metadata of its own".to_owned() });
         }
         check_meta(patch)?;
-        let bytes = serde_json::to_vec(patch).map_err(|error| Error::BadJson { why: error.to_string() })?;
-        let payload = json::normalise(&bytes)?;
+        let mut payload = Vec::new();
+        json::write(&mut payload, patch)?;
         let end = core.change(|writer| core.control(writer, kind::META, &payload))?;
         core.make_durable(end)
     }
@@ -812,6 +823,7 @@ impl Core {
         self.sync_all()?;
         self.change(|writer| {
             let Some(presence) = writer.presence.take() else { return Ok(()) };
+            writer.appender.trim()?;
             let last = presence.leave();
             let end = writer.appender.link();
             if writer.state.uncovered() >= STRIDE {

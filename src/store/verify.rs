@@ -229,11 +229,12 @@ impl Store {
         let header = transcript.header.clone();
         checked.session = Some(SessionKey { project: header.project, session: header.session });
         let len = transcript.file.len().map_err(|error| transcript.io(error))?;
-        let (gaps, end) = damaged(self.objects(), &transcript, &mut checked)?;
+        let (gaps, end, padding) = damaged(self.objects(), &transcript, &mut checked)?;
         for (gap, reason) in &gaps {
             let (from, to) = (gap.from.get(), gap.to.get());
             checked.damage.push(Damage { from, to, why: reason.clone(), repairable: true });
         }
+        let len = if padding { end } else { len };
         checked.crash_remains = len - end.max(gaps.last().map_or(0, |(gap, _)| gap.to.get())).min(len);
         if gaps.is_empty()
             && let Err(error) = self.check_view(&transcript)
@@ -348,13 +349,15 @@ impl Store {
             crash_remains: 0,
             repaired: 0,
         };
-        let (gaps, end) = damaged(self.objects(), transcript, &mut checked)?;
+        let (gaps, end, padding) = damaged(self.objects(), transcript, &mut checked)?;
         if let (Some((last, _)), false) = (gaps.last(), gaps.is_empty()) {
             // The line goes behind the last good one; what a crash left after that goes to quarantine.
             let end = end.max(last.to.get());
             let len = transcript.file.len().map_err(|error| transcript.io(error))?;
-            if len > end {
+            if len > end && !padding {
                 repaired.quarantined.push(quarantine(disk, transcript, end, len, "cut")?);
+            }
+            if len > end {
                 transcript.file.set_len(end).map_err(|error| Error::io("cut", path, error))?;
             }
             for (gap, why) in &gaps {
@@ -391,12 +394,16 @@ impl Store {
     }
 }
 
-/// The damaged ranges of a transcript that no repair has given up, each as a gap, and where its lines end.
+/// Damaged ranges with what is wrong with each.
+type Damaged = Vec<(Gap, String)>;
+
+/// The damaged ranges of a transcript that no repair has given up, each as a gap, where its lines end, and whether nothing but padding
+/// follows.
 ///
 /// Records whose payload is lost are damage that no gap can mend, and are noted in `checked`.
-fn damaged(objects: &ObjectStore, transcript: &Transcript, checked: &mut Checked) -> Result<(Vec<(Gap, String)>, u64)> {
+fn damaged(objects: &ObjectStore, transcript: &Transcript, checked: &mut Checked) -> Result<(Damaged, u64, bool)> {
     let file = &transcript.file;
-    let mut gaps: Vec<(Gap, String)> = Vec::new();
+    let mut gaps: Damaged = Vec::new();
     let mut from = transcript.first;
     loop {
         let found = ends::find(file, &transcript.path, from, |seen| {
@@ -407,7 +414,7 @@ fn damaged(objects: &ObjectStore, transcript: &Transcript, checked: &mut Checked
             Ok(())
         });
         let (at, reason) = match found {
-            Ok(ends) => return Ok((gaps, ends.link.end)),
+            Ok(ends) => return Ok((gaps, ends.link.end, ends.padding)),
             Err(Error::Corrupt { at, why, .. }) => (at.get(), why),
             Err(error) => return Err(error),
         };
@@ -421,7 +428,7 @@ fn damaged(objects: &ObjectStore, transcript: &Transcript, checked: &mut Checked
         let Some(next) = next else {
             let gap = gap(transcript, at, len, line::crc32(&[]))?;
             gaps.push((gap, reason.to_owned()));
-            return Ok((gaps, len));
+            return Ok((gaps, len, false));
         };
         let chain = ends::lone_seed(file, next, len).map_err(|error| transcript.io(error))?;
         let chain = chain.ok_or_else(|| transcript.corrupt(next, "the file changes while it is read"))?;
