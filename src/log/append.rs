@@ -227,7 +227,8 @@ impl Syncer {
         self.done.notify_all();
         drop(state);
         prepared?;
-        synced.map_err(|source| Error::io("sync", &self.path, source))
+        // For lack of space too: `Full` would say that the handle lives.
+        synced.map_err(|source| Error::Io { op: "sync", path: self.path.clone(), source })
     }
 
     fn lock(&self) -> MutexGuard<'_, SyncState> {

@@ -368,12 +368,17 @@ impl Store {
         for project in list_dir(disk, &self.dir("projects"))? {
             for session in list_dir(disk, &project)? {
                 let path = session.join("transcript.jsonl");
-                if let Ok(Some(found)) = Transcript::open(disk, &path, How::Read) {
-                    let header = found.header;
-                    let key = SessionKey { project: header.project, session: header.session };
-                    if self.layout().session(&key.project, &key.session) == session_dir(&path) {
-                        keys.push(key);
-                    }
+                let header = match Transcript::open(disk, &path, How::Read) {
+                    Ok(Some(found)) => found.header,
+                    Ok(None) => continue,
+                    // Nobody can say whose it is; `verify` reports it.
+                    Err(error) if matches!(error.kind(), Kind::Data | Kind::Newer) => continue,
+                    // One that cannot be read now must not be missing from an index that is built now.
+                    Err(error) => return Err(error),
+                };
+                let key = SessionKey { project: header.project, session: header.session };
+                if self.layout().session(&key.project, &key.session) == session_dir(&path) {
+                    keys.push(key);
                 }
             }
         }
