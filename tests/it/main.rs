@@ -5,5 +5,6 @@ mod damage;
 mod engine;
 mod format_page;
 mod io_error;
+mod old_store;
 mod parting;
 mod process;
