@@ -85,7 +85,9 @@ impl FaultCase {
     #[must_use]
     pub fn of(kind: u64, n: u64) -> Self {
         let place = |n: u64, of: usize| usize::try_from(n % of as u64).unwrap_or_default();
-        let (what, lasting) = (WHATS[place(kind / 8, WHATS.len())], kind / 4 % 2 == 1);
+        let what = WHATS[place(kind / 8, WHATS.len())];
+        // Where every read is wrong, an index that is built from what is read is wrong too.
+        let lasting = kind / 4 % 2 == 1 && what != What::FlipBit;
         Self { what, lasting, options: all_options()[place(kind, 4)], n }
     }
 

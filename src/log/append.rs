@@ -293,7 +293,8 @@ impl Syncer {
         }
         drop(turns);
         prepared?;
-        synced.map_err(|source| Error::io("sync", &self.path, source))
+        // For lack of space too: `Full` would say that the handle lives.
+        synced.map_err(|source| Error::Io { op: "sync", path: self.path.clone(), source })
     }
 
     /// Lets other threads run until as many wait as did last time, and not for long.

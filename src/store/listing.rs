@@ -372,18 +372,30 @@ impl Store {
         let mut keys = Vec::new();
         for project in list_dir(disk, &self.dir("projects"))? {
             let sessions = list_dir(disk, &project)?;
-            keys.extend(in_parallel(&sessions, |session| self.key_in(session)).into_iter().flatten());
+            for key in in_parallel(&sessions, |session| self.key_in(session)) {
+                keys.extend(key?);
+            }
         }
         keys.sort();
         Ok(keys)
     }
 
-    /// The name of the session in this directory, if there is one.
-    fn key_in(&self, session: &std::path::Path) -> Option<SessionKey> {
+    /// The name of the session in this directory, if there is one. One whose header is damaged has none that can be told; `verify`
+    /// reports it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`]: one that cannot be read now must not be missing from an index that is built now.
+    fn key_in(&self, session: &std::path::Path) -> Result<Option<SessionKey>> {
         let path = session.join("transcript.jsonl");
-        let header = Transcript::open(&**self.disk(), &path, How::Read).ok()??.header;
+        let header = match Transcript::open(&**self.disk(), &path, How::Read) {
+            Ok(Some(found)) => found.header,
+            Ok(None) => return Ok(None),
+            Err(error) if matches!(error.kind(), Kind::Data | Kind::Newer) => return Ok(None),
+            Err(error) => return Err(error),
+        };
         let key = SessionKey { project: header.project, session: header.session };
-        (self.layout().session(&key.project, &key.session) == session_dir(&path)).then_some(key)
+        Ok((self.layout().session(&key.project, &key.session) == session_dir(&path)).then_some(key))
     }
 
     /// The session of that id in any project, when there is exactly one.

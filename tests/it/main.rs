@@ -5,6 +5,7 @@ mod damage;
 mod engine;
 mod format_page;
 mod io_error;
+mod old_store;
 mod parting;
 mod process;
 mod spill;

@@ -1,0 +1,93 @@
+//! Changes packs, their indexes and trees: an object reads right or is an error, and collecting frees nothing that reads right.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use forklog::objects::{Entry, EntryKind, ObjectStore, Root};
+use forklog::{Env, ObjectId, ObjectKind, Uid};
+use forklog_fuzz::{mutate, run};
+use forklog_sim::{Cut, SimDisk, Ticks};
+
+fn open(disk: &SimDisk, seed: u64) -> ObjectStore {
+    let ticks = Ticks::new(seed);
+    ObjectStore::open(
+        Arc::new(disk.process()),
+        Path::new("/objects"),
+        Arc::new(move || Uid::from_bytes(ticks.random())),
+    )
+}
+
+fn content(n: usize) -> Vec<u8> {
+    format!("object {n} ").repeat(1 + n * 9).into_bytes()
+}
+
+/// A tree of one file, as FORMAT.md spells it.
+fn tree(id: ObjectId, size: u64) -> Vec<u8> {
+    let mut bytes = b"FLt1\x01".to_vec();
+    bytes.extend_from_slice(&0o644_u16.to_le_bytes());
+    bytes.extend_from_slice(&size.to_le_bytes());
+    bytes.extend_from_slice(&id.to_bytes());
+    bytes.extend_from_slice(&4_u16.to_le_bytes());
+    bytes.extend_from_slice(b"name");
+    bytes
+}
+
+fn main() {
+    let disk = SimDisk::new(1);
+    let mut objects = Vec::new();
+    for round in 0..3 {
+        let store = open(&disk, round);
+        let batch = store.begin().expect("begun");
+        for n in 0..4 {
+            let bytes = content(usize::try_from(round).expect("small") * 4 + n);
+            let id = batch.put(ObjectKind::Blob, &bytes).expect("put");
+            let tree = tree(id, bytes.len() as u64);
+            objects.push((ObjectKind::Tree, batch.put(ObjectKind::Tree, &tree).expect("put"), tree));
+            objects.push((ObjectKind::Blob, id, bytes));
+        }
+        batch.sync().expect("synced");
+        drop(batch);
+        // The next one makes a pack of its own.
+        std::mem::forget(store);
+    }
+    let whole =
+        |(path, bytes): (std::path::PathBuf, Option<Arc<Vec<u8>>>)| bytes.filter(|b| !b.is_empty()).map(|_| path);
+    let files: Vec<_> = disk.tree().into_iter().filter_map(whole).collect();
+    run("pack_and_tree", |rng| {
+        let disk = disk.after(Cut::Everything);
+        let path = &files[rng.below(files.len())];
+        let mut bytes = disk.peek(path).expect("there").to_vec();
+        mutate(rng, &mut bytes);
+        disk.damage(path, |old| *old = bytes.clone()).expect("there");
+        let store = open(&disk, 9);
+        let reads = |store: &ObjectStore| -> Vec<bool> {
+            let read = |(kind, id, bytes): &(ObjectKind, ObjectId, Vec<u8>)| match store.get(*kind, *id, 1 << 20) {
+                Ok(found) => {
+                    assert_eq!(&found, bytes, "{id}");
+                    true
+                }
+                Err(_) => false,
+            };
+            objects.iter().map(read).collect()
+        };
+        let before = reads(&store);
+        let _ = store.verify();
+        let roots = || {
+            let trees = objects.iter().filter(|(kind, ..)| *kind == ObjectKind::Tree);
+            let entry = |id, size| Entry { kind: EntryKind::Directory, mode: 0o755, size, id };
+            Ok(trees.map(|(_, id, bytes)| Root::Entry(entry(*id, bytes.len() as u64))).collect())
+        };
+        let _ = store.gc(roots);
+        let after = reads(&open(&disk, 10));
+        for (at, (before, after)) in before.iter().zip(after).enumerate() {
+            assert!(!before || after, "gc lost {:?}", objects[at].1);
+        }
+        if let Ok(batch) = store.begin() {
+            if let Ok(id) = batch.put(ObjectKind::Blob, b"another") {
+                if batch.sync().is_ok() {
+                    assert_eq!(store.get(ObjectKind::Blob, id, 100).expect("just put"), b"another");
+                }
+            }
+        }
+    });
+}

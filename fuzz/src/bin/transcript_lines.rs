@@ -1,0 +1,49 @@
+//! Changes transcripts and reads them with the engine and with the reader that was written from FORMAT.md alone: both must say the same.
+
+use forklog::{Error, Kind};
+use forklog_fuzz::{mutate, run, world};
+use forklog_sim::Cut;
+use forklog_sim::reader::{self, Name, Verdict};
+use forklog_soak::files;
+
+type Said = (Vec<(Vec<u8>, Option<String>)>, String);
+
+fn main() {
+    let disk = world::disk();
+    let transcripts: Vec<_> =
+        world::files(&disk).into_iter().filter(|path| path.extension().is_some_and(|e| e == "jsonl")).collect();
+    run("transcript_lines", |rng| {
+        let disk = disk.after(Cut::Everything);
+        let path = &transcripts[rng.below(transcripts.len())];
+        let mut bytes = disk.peek(path).expect("there").to_vec();
+        mutate(rng, &mut bytes);
+        disk.damage(path, |old| *old = bytes.clone()).expect("there");
+        let Ok(store) = world::open(&disk.process()) else { panic!("the store does not open") };
+        let files = files(&disk);
+        for name in world::SESSIONS {
+            let engine: Result<Said, Error> = store.read(&world::key(name)).and_then(|reader| {
+                let records = reader.records().map(|record| record.map(|r| (r.payload, r.id.map(|id| id.to_string()))));
+                Ok((records.collect::<Result<_, _>>()?, serde_json::to_string(&reader.meta()).expect("JSON")))
+            });
+            let asked = Name { project: "p".into(), session: name.into(), side: None };
+            let other: Result<Said, Verdict> = reader::read_map(&files, &asked).map(|read| {
+                let records = read.records.into_iter().map(|record| (record.payload, record.id));
+                (records.collect(), serde_json::to_string(&read.metadata).expect("JSON"))
+            });
+            let same = match (&engine, &other) {
+                (Ok(engine), Ok(other)) => engine == other,
+                (Err(error), Err(verdict)) => match verdict {
+                    Verdict::NoSession => error.kind() == Kind::NotFound,
+                    Verdict::Newer { .. } => error.kind() == Kind::Newer,
+                    // One finds the damage first, the other what is newer.
+                    Verdict::Lineage { .. } | Verdict::Damage { .. } => {
+                        matches!(error.kind(), Kind::Data | Kind::Newer)
+                    }
+                    Verdict::NoStore => false,
+                },
+                _ => false,
+            };
+            assert!(same, "{name}: the engine says {engine:?}, the other reader {other:?}");
+        }
+    });
+}
