@@ -182,43 +182,59 @@ fn timed(work: impl FnOnce()) -> Duration {
 
 /// Appends that are on stable storage when they return.
 fn durable(dir: &Path, rounds: usize) {
-    const N: usize = 100;
+    /// Enough to use up the spaces that are laid ahead more than once.
+    const N: usize = 480;
     let json = serde_json::to_string(&Message { r#type: "note", text: &text() }).unwrap();
     let raw = RawValue::from_string(json.clone()).unwrap();
     let line = vec![b'x'; json.len() + FRAME];
-    let bare = |round: usize, bytes: &[u8], n: usize| {
-        let mut file = File::create(dir.join(format!("durable-{round}"))).unwrap();
-        timed(|| {
-            (0..n).for_each(|_| {
-                file.write_all(bytes).unwrap();
+    let bare = |round: usize, group: usize| {
+        let path = dir.join(format!("durable-{round}"));
+        let (mut file, bytes) = (File::create(&path).unwrap(), line.repeat(group));
+        let took = timed(|| {
+            (0..N / group).for_each(|_| {
+                file.write_all(&bytes).unwrap();
                 file.sync_data().unwrap();
             });
-        })
+        });
+        std::fs::remove_file(path).unwrap();
+        took
     };
-    for threads in [1, 8, 32] {
-        let each = N.div_ceil(threads);
-        let (a, b) = pair(
-            rounds,
-            |round| {
-                let (_store, session) = session(dir, format!("sync-{threads}-{round}"), Durability::Sync);
-                session.append_raw(&raw).unwrap();
-                timed(|| {
-                    std::thread::scope(|scope| {
-                        for _ in 0..threads {
-                            scope.spawn(|| {
-                                (0..each).for_each(|_| {
-                                    session.append_raw(&raw).unwrap();
-                                })
-                            });
-                        }
-                    });
-                })
-            },
-            |round| bare(round, &line, N),
-        );
-        let goal = if threads == 1 { "(0.95)" } else { "(2.5; 4)" };
-        let work = format!("durable append, {threads} threads / write+fdatasync, one thread");
-        row(&work, per(a, each * threads), per(b, N), goal);
+    let ours = |round: usize, threads: usize, padding: u32| {
+        let options = OpenOptions { durability: Some(Durability::Sync), padding, ..OpenOptions::default() };
+        let store = store(&dir.join(format!("sync-{threads}-{padding}-{round}")));
+        let session = store.create(NewSession::default().options(options)).unwrap();
+        session.append_raw(&raw).unwrap();
+        let took = timed(|| {
+            let append = || {
+                (0..N / threads).for_each(|_| {
+                    session.append_raw(&raw).unwrap();
+                });
+            };
+            if threads == 1 {
+                append();
+            } else {
+                std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(append))));
+            }
+        });
+        let key = session.key().clone();
+        session.close().unwrap();
+        assert_eq!(store.read(&key).unwrap().len(), N as u64 + 1);
+        std::fs::remove_dir_all(store.path()).unwrap();
+        took
+    };
+    for (threads, padding, group, goal) in [
+        (1, 0, 1, "(0.95)"),
+        (1, 256 << 10, 1, "(1.3)"),
+        (8, 0, 1, "(2.5)"),
+        (32, 0, 1, "(4)"),
+        (8, 256 << 10, 1, ""),
+        (8, 0, 8, "(0.9)"),
+        (32, 0, 32, "(0.9)"),
+    ] {
+        let (a, b) = pair(rounds, |round| ours(round, threads, padding), |round| bare(round, group));
+        let padded = if padding > 0 { ", spaces ahead" } else { "" };
+        let against = if group == 1 { "write+fdatasync".to_owned() } else { format!("one for {group}") };
+        row(&format!("durable append, {threads} threads{padded} / {against}"), per(a, N), per(b, N), goal);
     }
 }
 

@@ -1,7 +1,7 @@
 //! What forklog does, on real transcripts: `cargo run --release --example quickstart [DIR] [--keep STORE]`.
 //!
 //! Imports the transcripts below DIR (a `~/.claude/projects`, say), has a child process killed while it appends, recovers,
-//! forks, rewinds, undoes and lists. DIR is only read. Ends with an error as soon as a promise does not hold.
+//! forks, rewinds, undoes, brings files back with the conversation, and lists. DIR is only read. Ends with an error as soon as a promise does not hold.
 
 use std::error::Error;
 use std::fmt::Display;
@@ -39,6 +39,8 @@ fn main() -> Outcome {
     let crashed = kill_and_recover(&store)?;
     let fork = fork(&store, &crashed)?;
     rewind_and_undo(&store, &fork)?;
+    #[cfg(unix)]
+    files(&store, &temp.path().join("work"))?;
     list(&store)?;
     verify(&store)?;
     if let Some(keep) = keep {
@@ -143,6 +145,57 @@ fn rewind_and_undo(store: &Store, key: &SessionKey) -> Outcome {
     session.close()?;
     say("records", format!("{before}, rewound {rewound}, undone {after}"));
     Ok(())
+}
+
+/// An agent edits files, the user edits one of them; files and conversation go back together, and come again.
+#[cfg(unix)]
+fn files(store: &Store, work: &Path) -> Outcome {
+    use forklog::checkpoint::PlanOptions;
+    use forklog::workspace::RelPath;
+    use forklog::{FilesTarget, Scope};
+
+    heading("Files", "go back with the conversation");
+    std::fs::create_dir(work)?;
+    let write = |name: &str, text: &str| std::fs::write(work.join(name), text);
+    let read = |name: &str| std::fs::read_to_string(work.join(name)).unwrap_or_else(|_| "(not there)".to_owned());
+    write("plan.txt", "one\n")?;
+    write("notes.txt", "by the user\n")?;
+    let session = store.create(NewSession::named(SessionKey::new("quickstart", "files")?).title("Files"))?;
+    session.append(&json!({ "type": "user", "text": "make it two" }))?;
+    let files = session.files(work)?;
+    files.checkpoint(Some("before"))?;
+
+    let edited = ["plan.txt", "done.txt"].map(RelPath::new).into_iter().collect::<Result<Vec<_>, _>>()?;
+    files.track(&edited)?; // What they were: one of them was not there.
+    write("plan.txt", "one\ntwo\n")?;
+    write("done.txt", "yes\n")?;
+    files.track(&edited)?; // The session has seen its own edits; any other is somebody else's.
+    session.append(&json!({ "type": "assistant", "text": "done" }))?;
+    say("agent", "changed plan.txt and made done.txt");
+    write("plan.txt", "one\ntwo\nthree, says the user\n")?;
+    say("user", "changed plan.txt since");
+
+    let to = FilesTarget::At(At::Seq(Seq::new(0)));
+    let plan = files.plan(&to, &PlanOptions { count_lines: true, ..PlanOptions::default() })?;
+    check(!plan.can_rewind && plan.conflicts.len() == 1, "a plan says what would be kept")?;
+    files.rewind(&to, Scope::Both, &PlanOptions::default())?;
+    check(read("plan.txt").contains("the user") && read("done.txt") == "(not there)", "the user's edit is kept")?;
+    check(store.read(session.key())?.len() == 1, "the conversation went back too")?;
+    say("rewound", format!("to record 0: done.txt is gone, the user's {} is kept", plan.conflicts[0].path));
+
+    let force = PlanOptions { force: true, ..PlanOptions::default() };
+    files.rewind(&to, Scope::Files, &force)?;
+    check(read("plan.txt") == "one\n", "force goes over the user's edit")?;
+    say("forced", "plan.txt is as it was before the agent came");
+    files.undo(&PlanOptions::default())?;
+    check(read("plan.txt").ends_with("says the user\n"), "undo brings the user's edit back")?;
+    say("undone", "the user's edit is back");
+    files.undo(&PlanOptions::default())?;
+    check(read("done.txt") == "yes\n" && store.read(session.key())?.len() == 2, "and so are the agent's")?;
+    check(read("notes.txt") == "by the user\n", "a file that does not differ is not touched")?;
+    say("undone", "the agent's edits and the conversation are back");
+    drop(files);
+    Ok(session.close()?)
 }
 
 fn list(store: &Store) -> Outcome {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
@@ -87,10 +87,9 @@ fn digit(value: i64) -> u8 {
 /// Whether `text` is a time in the one spelling that lines use.
 pub(crate) fn is_time(text: &[u8]) -> bool {
     let Ok(text) = <&[u8; Timestamp::LEN]>::try_from(text) else { return false };
-    let shape = text.iter().zip(b"0000-00-00T00:00:00.000Z").all(|(&c, &shape)| match shape {
-        b'0' => c.is_ascii_digit(),
-        mark => c == mark,
-    });
+    let (words, _) = text.as_chunks::<8>();
+    let [first, second, third] = words else { return false };
+    let shape = has_shape(*first, b"0000-00-") && has_shape(*second, b"00T00:00") && has_shape(*third, b":00.000Z");
     let two = |at: usize| (text[at] & 15) * 10 + (text[at + 1] & 15);
     shape
         && (1..=12).contains(&two(5))
@@ -98,6 +97,15 @@ pub(crate) fn is_time(text: &[u8]) -> bool {
         && two(11) <= 23
         && two(14) <= 59
         && two(17) <= 59
+}
+
+/// Whether `text` has a digit where `shape` has 0, and else the same bytes: all eight at once, since every line that is read has
+/// a time.
+fn has_shape(text: [u8; 8], shape: &[u8; 8]) -> bool {
+    let digits = u64::from_be_bytes(shape.map(|c| if c == b'0' { 0xff } else { 0 }));
+    // Of a digit its value is left, of any other byte that fits nothing.
+    let left = u64::from_be_bytes(text) ^ u64::from_be_bytes(*shape);
+    left & !(digits & 0x0f0f_0f0f_0f0f_0f0f) == 0 && (left + 0x7676_7676_7676_7676) & 0x8080_8080_8080_8080 == 0
 }
 
 /// Days of a month in the Gregorian calendar.
@@ -154,9 +162,13 @@ pub struct OsEnv;
 
 impl Env for OsEnv {
     fn now(&self) -> Timestamp {
+        let millis = |of: Duration| {
+            let seconds = i64::try_from(of.as_secs()).unwrap_or(i64::MAX);
+            seconds.saturating_mul(1000).saturating_add(of.subsec_millis().into())
+        };
         let ms = match SystemTime::now().duration_since(UNIX_EPOCH) {
-            Ok(after) => i64::try_from(after.as_millis()).unwrap_or(i64::MAX),
-            Err(before) => i64::try_from(before.duration().as_millis()).map_or(i64::MIN, |ms| -ms),
+            Ok(after) => millis(after),
+            Err(before) => -millis(before.duration()),
         };
         Timestamp::from_millis(ms)
     }

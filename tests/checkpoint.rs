@@ -498,9 +498,9 @@ fn kill_everywhere(user_edits: bool) {
         };
         objects.gc(roots).expect("collected");
         let was_pending = !pending(&OsDisk, &place.journals()).expect("listed").is_empty();
-        let recovered = files.recover(commit).expect("recovers");
+        let recovered = files.recover(|_| Ok(false), commit).expect("recovers");
         assert_eq!(recovered.is_some(), was_pending);
-        assert!(files.recover(commit).expect("recovers").is_none(), "once");
+        assert!(files.recover(|_| Ok(false), commit).expect("recovers").is_none(), "once");
         let mut image = place.image();
         let edit = image.insert(b"/src/main.rs".to_vec(), String::new());
         let (mut before, mut after) = (before, after);
@@ -530,7 +530,7 @@ fn kill_everywhere(user_edits: bool) {
             break;
         }
     }
-    assert!(20 < forward && 5 < untouched, "{forward} forward, {untouched} untouched");
+    assert!(20 < forward && 4 < untouched, "{forward} forward, {untouched} untouched");
     println!("killed at {} places: {forward} carried forward, {untouched} untouched", forward + untouched - 1);
 }
 
@@ -587,6 +587,30 @@ fn a_commit_that_fails_leaves_the_files_as_they_were() {
     let poisoned = || Error::Poisoned { path: "transcript".into() };
     assert!(files.apply(&planned, b"", |_| Err(poisoned())).is_err());
     assert!(matches!(files.plan(&tree(one), &tree(two), &PlanOptions::default()), Err(Error::Stale { .. })));
-    assert!(files.recover(|_| Ok(())).expect("recovers").is_some());
+    assert!(files.recover(|_| Ok(false), |_| Ok(())).expect("recovers").is_some());
     assert_eq!(place.capture(), one);
+}
+
+#[test]
+fn syncs_do_not_grow_with_the_number_of_files() {
+    let syncs = |n: u32| {
+        let place = Place::new();
+        (0..n).for_each(|file| place.write(format!("d{}/{file}", file % 40), format!("one {file}")));
+        let one = place.capture();
+        (0..n).for_each(|file| place.write(format!("d{}/{file}", file % 40), format!("two {file}")));
+        let workspace = Arc::new(OsWorkspace::open(&place.work()).expect("opened"));
+        let (objects, files) = place.open_with(Arc::new(OsDisk), workspace.clone(), late());
+        let batch = objects.begin().expect("begun");
+        let two = files.capture(&batch).expect("captured").tree;
+        batch.sync().expect("synced");
+        drop(batch);
+        let checkpoint = objects.sync_count();
+        rewind(&files, &tree(one), &tree(two), false);
+        assert_eq!(place.capture(), one);
+        (checkpoint, workspace.sync_count())
+    };
+    assert_eq!(syncs(50), (1, 2), "contents before they get their names, and names");
+    assert_eq!(syncs(500), (1, 2));
+    let (checkpoint, few) = syncs(10);
+    assert!(checkpoint == 1 && few <= 2 * 10 + 1, "{few}");
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -475,7 +475,7 @@ fn kill_everywhere(step: impl Fn(&SessionFiles<'_>) -> forklog::Result<()>, befo
 fn a_rewind_of_both_that_is_killed_anywhere_is_whole() {
     let rewind = |files: &SessionFiles<'_>| files.rewind(&seq(0), Scope::Both, &normal()).map(drop);
     let (done, undone) = kill_everywhere(rewind, 3, 1);
-    assert!(done > 10 && undone > 10, "{done} {undone}");
+    assert!(done > 10 && undone > 5, "{done} {undone}");
     println!("rewind killed at {} places: {done} carried on, {undone} as before", done + undone - 1);
 }
 
@@ -483,7 +483,7 @@ fn a_rewind_of_both_that_is_killed_anywhere_is_whole() {
 fn an_undo_that_is_killed_anywhere_is_whole() {
     let undo = |files: &SessionFiles<'_>| files.undo(&normal()).map(drop);
     let (done, undone) = kill_everywhere(undo, 1, 3);
-    assert!(done > 10 && undone > 10, "{done} {undone}");
+    assert!(done > 10 && undone > 5, "{done} {undone}");
     println!("undo killed at {} places: {done} carried on, {undone} as before", done + undone - 1);
 }
 
@@ -528,23 +528,47 @@ fn a_checkpoint_is_there_wholly_or_not_at_all_wherever_it_is_killed() {
 
 const ROLE: &str = "FORKLOG_TEST_CHILD";
 
-/// Not a test of its own: the process that [`real_processes_are_killed`] kills.
+/// Not a test of its own: the processes that [`real_processes_are_killed`] kills.
 #[test]
 fn child() {
     let Ok(dir) = std::env::var(ROLE) else { return };
-    let store = Store::open(Path::new(&dir).join("store")).expect("a store");
+    let (role, dir) = dir.split_once(':').expect("two parts");
+    let store = Store::open(Path::new(dir).join("store")).expect("a store");
+    if role == "collector" {
+        println!("begun");
+        loop {
+            let _ = store.gc(false);
+        }
+    }
     let options = OpenOptions { wait: Duration::from_secs(5), ..OpenOptions::default() };
     let session = store.session_with(&key("a"), options).expect("opened");
-    let files = session.files(Path::new(&dir).join("work")).expect("opened");
+    let files = session.files(Path::new(dir).join("work")).expect("opened");
     println!("begun");
     loop {
         files.rewind(&seq(0), Scope::Both, &normal()).expect("rewound");
+        files.checkpoint(None).expect("taken");
         files.undo(&normal()).expect("undone");
+        files.checkpoint(None).expect("taken");
     }
 }
 
+fn spawn(place: &Place, role: &str) -> Child {
+    let mut child = Command::new(std::env::current_exe().expect("known"))
+        .args(["--exact", "child", "--nocapture"])
+        .env(ROLE, format!("{role}:{}", place.dir.path().display()))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("spawned");
+    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+    while lines.next().is_some_and(|line| line.is_ok_and(|line| !line.contains("begun"))) {}
+    child
+}
+
+/// One process rewinds, undoes and takes checkpoints, another one collects; both are killed, over and over.
 #[test]
 fn real_processes_are_killed() {
+    const ROUNDS: u64 = 60;
     let place = Place::new();
     let store = place.store();
     let mut images = Vec::new();
@@ -560,18 +584,17 @@ fn real_processes_are_killed() {
         }
     }
     let mut ends = [0, 0];
-    for round in 0..12u64 {
-        let mut child = Command::new(std::env::current_exe().expect("known"))
-            .args(["--exact", "child", "--nocapture"])
-            .env(ROLE, place.dir.path())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("spawned");
-        let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-        while lines.next().is_some_and(|line| line.is_ok_and(|line| !line.contains("begun"))) {}
-        std::thread::sleep(Duration::from_micros(3_000 + round * 1_700));
+    for round in 0..ROUNDS {
+        let mut collector = spawn(&place, "collector");
+        let mut child = spawn(&place, "worker");
+        std::thread::sleep(Duration::from_micros(1_000 + round * 1_300 % 41_000));
         child.kill().expect("killed");
         child.wait().expect("ended");
+        // One in three goes on collecting while the next session begins.
+        if round % 3 != 0 {
+            collector.kill().expect("killed");
+            collector.wait().expect("ended");
+        }
         let options =
             OpenOptions { sharing: Sharing::Exclusive, wait: Duration::from_secs(5), ..OpenOptions::default() };
         let session = store.session_with(&key("a"), options).expect("opened");
@@ -583,8 +606,11 @@ fn real_processes_are_killed() {
             files.undo(&normal()).expect("undone");
             assert_eq!(place.image(), images[1]);
         }
+        let _ = collector.kill();
+        collector.wait().expect("ended");
     }
-    println!("killed 12 processes: {} ended before, {} after", ends[1], ends[0]);
+    assert!(store.objects().verify().expect("read").is_empty());
+    println!("killed {} processes: {} ended before, {} after", 2 * ROUNDS, ends[1], ends[0]);
 }
 
 #[test]

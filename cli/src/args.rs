@@ -36,9 +36,9 @@ pub(crate) enum Command {
     Fork(Fork),
     /// Make a record the newest one, and print the position that was left; with --files, bring the files back too
     Rewind(Rewind),
-    /// Take back the newest rewind, and of the files too if it moved them
+    /// Take back the newest rewind; files come back too if it moved them
     Undo(Back),
-    /// Take back the newest undo, and of the files too if it moved them
+    /// Take back the newest undo; files come back too if it moved them
     Redo(Back),
     /// Keep the files of a workspace as they are now, and print the checkpoint's id
     Checkpoint(Checkpoint),
@@ -70,7 +70,7 @@ pub(crate) enum Command {
     Repair(Name),
     /// Build the index again from the transcripts
     Reindex,
-    /// Free what deleted sessions leave
+    /// Free what deleted sessions leave, and contents of files that nothing needs any more
     Gc(Gc),
     /// Delete a session
     Delete(Name),
@@ -78,6 +78,8 @@ pub(crate) enum Command {
     Reroot(Name),
     /// Delete sessions that nobody has changed for long
     Cleanup(Cleanup),
+    /// Measure what a disk can do
+    Bench(Bench),
     /// Print completions for a shell
     Completions {
         /// The shell
@@ -119,6 +121,9 @@ pub(crate) struct Append {
     /// What an append survives: write, sync, or interval:MS
     #[arg(long, value_name = "D", value_parser = durability)]
     pub(crate) durability: Option<Durability>,
+    /// Keep payloads longer than this out of the transcript, compressed and stored once; they are read back as ever
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) spill_over: Option<u64>,
     /// Append to a side transcript, made if there is none
     #[arg(long, value_name = "NAME", value_parser = side)]
     pub(crate) side: Option<SideName>,
@@ -398,6 +403,16 @@ pub(crate) struct Cleanup {
     /// Only say which
     #[arg(long)]
     pub(crate) dry_run: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Bench {
+    /// A directory on that disk; what is made there is removed again
+    #[arg(long, value_name = "D", default_value = ".")]
+    pub(crate) dir: PathBuf,
+    /// How long each of eight works takes about, in milliseconds
+    #[arg(long, value_name = "MS", default_value_t = 400)]
+    pub(crate) ms: u64,
 }
 
 fn durability(text: &str) -> Result<Durability, String> {

@@ -231,6 +231,16 @@ pub(crate) fn facts(rows: &[(&str, String)]) -> String {
     table.trim_fmt()
 }
 
+/// A table of text with names above its columns.
+pub(crate) fn rows<const N: usize>(names: [&str; N], rows: &[[String; N]]) -> String {
+    let mut table = plain_table();
+    table.set_header(names.map(head));
+    for row in rows {
+        table.add_row(row.iter().map(|text| Cell::new(clean(text))));
+    }
+    table.trim_fmt()
+}
+
 fn head(name: &str) -> Cell {
     Cell::new(name).fg(Color::Green)
 }
@@ -291,9 +301,22 @@ impl Bar {
         Self(bar)
     }
 
+    /// A bar of steps, which are no bytes.
+    pub(crate) fn steps(what: &'static str) -> Self {
+        let bar = Self::new(what);
+        if let Ok(style) = ProgressStyle::with_template("{msg} {bar:32} {pos}/{len}") {
+            bar.0.set_style(style);
+        }
+        bar
+    }
+
     pub(crate) fn set(&self, progress: Progress) {
-        self.0.set_length(progress.total);
-        self.0.set_position(progress.done);
+        self.step(progress.done, progress.total);
+    }
+
+    pub(crate) fn step(&self, done: u64, total: u64) {
+        self.0.set_length(total);
+        self.0.set_position(done);
     }
 }
 

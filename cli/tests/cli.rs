@@ -134,6 +134,29 @@ fn create_prints_the_id_and_append_counts() {
 }
 
 #[test]
+fn payloads_that_spill_over_are_printed_exported_and_found_as_ever() {
+    let cli = Cli::new();
+    cli.good(&["create", "s"]);
+    let long = format!("{{\"n\":1,\"text\":\"{}\"}}", "needle ".repeat(50));
+    let input = format!("{{\"n\":0}}\n{long}\n{{\"n\":2}}\n");
+    cli.good_with(&["append", "s", "--spill-over", "100"], input.as_bytes());
+    assert_eq!(cli.good(&["cat", "s"]), input);
+    assert_eq!(cli.good(&["export", "s"]), input);
+    assert_eq!(cli.good(&["cat", "s", "--last", "2"]).lines().next(), Some(&*long));
+    assert!(cli.good(&["cat", "s", "--envelope"]).contains("\"large\":{\"object\":\""));
+    assert_eq!(cli.value(&["grep", "needle", "--json"])["data"]["n"], 1);
+    cli.good(&["verify"]);
+    let packs = cli.store().join("objects");
+    for entry in std::fs::read_dir(packs).expect("there").flatten() {
+        std::fs::remove_file(entry.path()).expect("removed");
+    }
+    let output = cli.run_with(&["verify"], b"");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.code() == Some(1) && text.contains("its payload is missing"), "{text}");
+    assert_eq!(cli.numbers(&["cat", "s", "--from", "2"]), [2]);
+}
+
+#[test]
 fn rewinds_are_undone_and_redone_and_what_was_left_can_be_forked() {
     let cli = Cli::new();
     cli.three();
@@ -503,4 +526,28 @@ fn completions_are_printed_for_every_shell() {
         assert!(cli.good(&["completions", shell]).contains("forklog"));
     }
     assert!(!cli.store().exists());
+}
+
+#[test]
+fn bench_measures_every_work_and_leaves_nothing() {
+    let cli = Cli::new();
+    let dir = cli.dir.path().join("disk");
+    std::fs::create_dir(&dir).expect("made");
+    let place = dir.to_str().expect("text");
+    let lines = cli.values(&["bench", "--dir", place, "--ms", "10", "--json"]);
+    let works: Vec<_> = lines.iter().map(|line| (line["work"].as_str(), line["durability"].as_str())).collect();
+    let append = |durability| (Some("append"), Some(durability));
+    assert_eq!(works[..4], [append("write"), append("interval:100"), append("sync"), append("sync")]);
+    assert_eq!(works.len(), 8);
+    for line in &lines {
+        let of = |name: &str| line[name].as_f64().unwrap_or_else(|| panic!("{name} in {line}"));
+        assert!(of("count") >= 1.0 && of("per_second") > 0.0, "{line}");
+        assert!(0.0 < of("p50_us") && of("p50_us") <= of("p99_us") && of("p99_us") <= of("worst_us"), "{line}");
+    }
+    assert!(lines.iter().any(|line| line["bytes_per_second"].as_f64().is_some_and(|rate| rate > 0.0)));
+    let text = cli.good(&["bench", "--dir", place, "--ms", "10"]);
+    assert!(text.contains("8 threads") && text.lines().count() > 8, "{text}");
+    assert_eq!(std::fs::read_dir(&dir).expect("a directory").count(), 0, "what was made is gone");
+    assert!(!cli.store().exists(), "no store was made");
+    cli.bad(&["bench", "--dir", "/nowhere/at/all"], 3, "no such directory");
 }

@@ -13,6 +13,8 @@ pub(crate) struct Machine {
     pub(crate) kernel: String,
     pub(crate) file_system: String,
     pub(crate) rustc: String,
+    /// How busy it was when the run began: processes that wanted a core, over the last minute.
+    pub(crate) load: String,
 }
 
 impl Machine {
@@ -31,6 +33,7 @@ impl Machine {
             kernel: format!("{} {}", std::env::consts::OS, read("/proc/sys/kernel/osrelease").trim()),
             file_system: file_system(&read("/proc/mounts"), dir),
             rustc: String::from_utf8_lossy(&rustc).trim().to_owned(),
+            load: read("/proc/loadavg").split(' ').next().unwrap_or_default().to_owned(),
         }
     }
 }

@@ -45,7 +45,7 @@ pub(crate) struct Report {
 
 /// The first line of the CSV. docs/bench/README.md says what each column is.
 const COLUMNS: &str =
-    "date,row,side,mode,unit,rounds,median,p50,p99,worst,ratio,ratio_q1,ratio_q3,cpu,cores,kernel,file_system";
+    "date,row,side,mode,unit,rounds,median,p50,p99,worst,ratio,ratio_q1,ratio_q3,cpu,cores,kernel,file_system,load";
 
 impl Report {
     pub(crate) fn new(machine: Machine, rounds: usize) -> Self {
@@ -70,9 +70,10 @@ impl Report {
     }
 
     fn where_and_when(&self) -> String {
-        let Machine { cpu, cores, memory_gib, kernel, file_system, rustc } = &self.machine;
+        let Machine { cpu, cores, memory_gib, kernel, file_system, rustc, load } = &self.machine;
         let (date, rounds) = (&self.date, self.rounds);
-        format!("{date}; {cores} cores, {cpu}; {memory_gib} GiB; {kernel}; {file_system}; {rustc}; {rounds} rounds")
+        let machine = format!("{cores} cores, {cpu}; {memory_gib} GiB; {kernel}; {file_system}");
+        format!("{date}; {machine}; load {load} before it began; {rustc}; {rounds} rounds")
     }
 
     /// A row for people.
@@ -105,12 +106,12 @@ impl Report {
 
     pub(crate) fn csv(&self) -> String {
         let mut text = format!("{COLUMNS}\n");
-        let Machine { cpu, cores, kernel, file_system, .. } = &self.machine;
+        let Machine { cpu, cores, kernel, file_system, load, .. } = &self.machine;
         for outcome in &self.outcomes {
             for Side { name, mode, figures } in &outcome.sides {
                 let figures = figures.as_ref().map_or(",,,,,,".to_owned(), numbers);
                 let fields = [&self.date, outcome.id, name, mode, unit(outcome.unit)].map(quoted).join(",");
-                let machine = [cpu, cores.to_string().as_str(), kernel, file_system].map(quoted).join(",");
+                let machine = [cpu, cores.to_string().as_str(), kernel, file_system, load].map(quoted).join(",");
                 let _ = writeln!(text, "{fields},{},{figures},{machine}", self.rounds);
             }
         }
@@ -118,9 +119,11 @@ impl Report {
     }
 
     pub(crate) fn markdown(&self) -> String {
-        let mut text = format!("{}\n", self.where_and_when());
+        let mut text =
+            "# The whole table\n\nWritten by `--markdown`; [README.md](README.md) says how to read it.\n\n".to_owned();
+        let _ = writeln!(text, "{}", self.where_and_when());
         for outcome in &self.outcomes {
-            let _ = writeln!(text, "\n### {}\n\nGoal: {}\n", outcome.what, outcome.goal);
+            let _ = writeln!(text, "\n## {}\n\nGoal: {}\n", outcome.what, outcome.goal);
             text.push_str(
                 "| | promise | median | p50 | p99 | worst | ratio | quartiles |\n|---|---|--:|--:|--:|--:|--:|--:|\n",
             );

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::data::{Content, Fate as DataFate};
+use crate::data::Fate as DataFate;
 use crate::disk::{Origin, SimDisk};
 use crate::fs::Fs;
 use crate::names::Fate as NamesFate;
@@ -90,11 +90,13 @@ impl Snapshot {
     #[must_use]
     pub fn after(&self, cut: Cut) -> SimDisk {
         let names = self.fs.names.after(cut.names());
-        let content = |ino| {
-            let found = self.fs.content(ino).expect("a name that can come back has its file");
-            Content::stable(found.after(cut.data(ino)))
-        };
-        SimDisk::holding(Fs::stable(&names, content), self.origin.after(self.call, cut))
+        SimDisk::holding(self.fs.left(&names, |ino| cut.data(ino)), self.origin.after(self.call, cut))
+    }
+
+    /// The disk after every process was killed at this moment: nothing is lost, what is unsynced still is, and the machine runs on.
+    #[must_use]
+    pub fn killed(&self) -> SimDisk {
+        SimDisk::holding(Fs::clone(&self.fs), self.origin.clone())
     }
 
     /// The canonical images and then `n` random ones. Only one when nothing is unsynced, as all would be the same.

@@ -120,6 +120,12 @@ impl SimDisk {
         *self.0.hook.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
+    /// How many power cuts it comes from.
+    #[must_use]
+    pub fn cuts(&self) -> u64 {
+        self.0.origin.cuts.len() as u64
+    }
+
     /// Calls made so far by all processes, refused ones not included.
     #[must_use]
     pub fn calls(&self) -> u64 {
@@ -297,7 +303,18 @@ impl Process {
         detail: Detail,
         run: impl FnOnce(&mut Machine) -> io::Result<T>,
     ) -> io::Result<T> {
-        self.disk.call(self.id, &path.into(), detail, |_| op, |machine, _| run(machine))
+        self.call_struck(op, path, detail, |machine, _| run(machine))
+    }
+
+    /// A call about a path that a fault may change rather than prevent.
+    pub(crate) fn call_struck<T>(
+        &self,
+        op: Op,
+        path: &Path,
+        detail: Detail,
+        run: impl FnOnce(&mut Machine, Option<What>) -> io::Result<T>,
+    ) -> io::Result<T> {
+        self.disk.call(self.id, &path.into(), detail, |_| op, run)
     }
 }
 
@@ -327,7 +344,7 @@ impl Disk for Process {
     }
 
     fn create_dir(&self, path: &Path) -> io::Result<()> {
-        self.call(Op::CreateDir, path, Detail::None, |machine| machine.fs_mut().create_dir(path))
+        self.call(Op::CreateDir, path, Detail::None, |machine| machine.fs_mut().create_dir(path, 0o700))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {

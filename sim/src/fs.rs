@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use forklog::disk::{DirEntry, Stat};
 
-use crate::data::Content;
+use crate::data::{Content, Fate};
 use crate::names::{Change, Entries, Ino, Names, Tree};
+use crate::rng::Rng;
 
 const ROOT: Ino = 0;
 /// The longest name that Linux takes.
@@ -28,6 +29,8 @@ pub(crate) struct Fs {
     free_ids: BTreeSet<u64>,
     /// Files and directories without a name that a power cut may bring back.
     unnamed: BTreeSet<Ino>,
+    /// Moves on with every change of a file, so that no two changes bear the same time.
+    clock: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -35,53 +38,92 @@ struct Node {
     what: What,
     id: u64,
     open: u32,
+    attrs: Attrs,
+    /// The mode that a power cut leaves at least.
+    stable_mode: u16,
 }
 
 #[derive(Clone, Debug)]
 enum What {
-    Dir { entries: Entries, parent: Ino },
+    Dir {
+        entries: Entries,
+        parent: Ino,
+    },
     File(Content),
+    /// A symbolic link, whole as soon as it has its name.
+    Link(Arc<[u8]>),
+}
+
+/// What only a workspace looks at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Attrs {
+    pub(crate) mode: u16,
+    /// When the content changed.
+    pub(crate) modified: u64,
+    /// When anything changed.
+    pub(crate) changed: u64,
 }
 
 impl Fs {
     pub(crate) fn new() -> Self {
-        Self::stable(&Tree::from([(ROOT, Arc::default())]), |_| Content::default())
-    }
-
-    /// What can be reached from the root of `tree`, all of it on stable storage.
-    pub(crate) fn stable(tree: &Tree, content: impl Fn(Ino) -> Content) -> Self {
-        let mut fs = Self {
-            nodes: BTreeMap::new(),
-            names: Names::new(Tree::new()),
+        let entries = Entries::new();
+        let attrs = Attrs { mode: 0o755, modified: 0, changed: 0 };
+        let root = Node { what: What::Dir { entries, parent: ROOT }, id: 1, open: 0, attrs, stable_mode: 0o755 };
+        Self {
+            nodes: BTreeMap::from([(ROOT, Arc::new(root))]),
+            names: Names::new(Tree::from([(ROOT, Arc::default())])),
             next_ino: ROOT + 1,
             next_id: 2,
             free_ids: BTreeSet::new(),
             unnamed: BTreeSet::new(),
-        };
+            clock: 1,
+        }
+    }
+
+    /// What a power cut leaves: what can be reached from the root of `tree`, all of it on stable storage. Files keep their
+    /// numbers and times, also where their bytes are older: file systems write times before contents.
+    pub(crate) fn left(&self, tree: &Tree, fate: impl Fn(Ino) -> Fate) -> Self {
+        let mut nodes = BTreeMap::new();
         let mut reached = Tree::new();
         let mut todo = vec![(ROOT, ROOT)];
         while let Some((ino, parent)) = todo.pop() {
-            fs.next_ino = fs.next_ino.max(ino + 1);
-            let what = match tree.get(&ino) {
-                Some(entries) => {
+            let node = self.nodes.get(&ino).expect("a name that can come back has its file");
+            let what = match &node.what {
+                What::Dir { .. } => {
+                    let entries = tree.get(&ino).cloned().unwrap_or_default();
                     todo.extend(entries.values().map(|&child| (child, ino)));
-                    reached.insert(ino, Arc::clone(entries));
-                    What::Dir { entries: Entries::clone(entries), parent }
+                    reached.insert(ino, Arc::clone(&entries));
+                    What::Dir { entries: Entries::clone(&entries), parent }
                 }
-                None => What::File(content(ino)),
+                What::File(content) => What::File(Content::stable(content.after(fate(ino)))),
+                What::Link(target) => What::Link(Arc::clone(target)),
             };
-            let id = fs.take_id();
-            let doubled = fs.nodes.insert(ino, Arc::new(Node { what, id, open: 0 }));
+            let mode = match fate(ino) {
+                Fate::Lost => node.stable_mode,
+                Fate::Random(seed) if Rng::new(seed ^ 0x6d6f_6465).chance(1, 2) => node.stable_mode,
+                Fate::Kept | Fate::Sizes | Fate::Random(_) => node.attrs.mode,
+            };
+            let attrs = Attrs { mode, ..node.attrs };
+            let doubled = nodes.insert(ino, Arc::new(Node { what, id: node.id, open: 0, attrs, stable_mode: mode }));
             debug_assert!(doubled.is_none(), "inode {ino} has two names");
         }
-        fs.names = Names::new(reached);
-        fs
+        let used: BTreeSet<u64> = nodes.values().map(|node| node.id).collect();
+        Self {
+            nodes,
+            names: Names::new(reached),
+            next_ino: self.next_ino,
+            next_id: self.next_id,
+            free_ids: (2..self.next_id).filter(|id| !used.contains(id)).collect(),
+            unnamed: BTreeSet::new(),
+            clock: self.clock,
+        }
     }
 
     pub(crate) fn content(&self, ino: Ino) -> io::Result<&Content> {
         match self.nodes.get(&ino).map(|node| &node.what) {
             Some(What::File(content)) => Ok(content),
             Some(What::Dir { .. }) => Err(ErrorKind::IsADirectory.into()),
+            Some(What::Link(_)) => Err(ErrorKind::InvalidInput.into()),
             None => Err(ErrorKind::NotFound.into()),
         }
     }
@@ -90,6 +132,7 @@ impl Fs {
         match self.nodes.get_mut(&ino).map(|node| &mut Arc::make_mut(node).what) {
             Some(What::File(content)) => Ok(content),
             Some(What::Dir { .. }) => Err(ErrorKind::IsADirectory.into()),
+            Some(What::Link(_)) => Err(ErrorKind::InvalidInput.into()),
             None => Err(ErrorKind::NotFound.into()),
         }
     }
@@ -107,7 +150,10 @@ impl Fs {
 
     /// Whether a power cut now would change nothing.
     pub(crate) fn is_stable(&self) -> bool {
-        let stable = |node: &Node| if let What::File(content) = &node.what { content.is_stable() } else { true };
+        let stable = |node: &Node| {
+            node.stable_mode == node.attrs.mode
+                && if let What::File(content) = &node.what { content.is_stable() } else { true }
+        };
         self.names.is_stable() && self.nodes.values().all(|node| stable(node))
     }
 
@@ -124,6 +170,7 @@ impl Fs {
                     }
                 }
                 Some(What::File(content)) => found.push((path, Some(Arc::clone(content.live())))),
+                Some(What::Link(target)) => found.push((path, Some(Arc::new(target.to_vec())))),
                 None => {}
             }
         }
@@ -166,7 +213,7 @@ impl Fs {
     fn entries(&self, dir: Ino) -> io::Result<&Entries> {
         match self.nodes.get(&dir).map(|node| &node.what) {
             Some(What::Dir { entries, .. }) => Ok(entries),
-            Some(What::File(_)) => Err(ErrorKind::NotADirectory.into()),
+            Some(What::File(_) | What::Link(_)) => Err(ErrorKind::NotADirectory.into()),
             None => Err(ErrorKind::NotFound.into()),
         }
     }
@@ -178,7 +225,7 @@ impl Fs {
         }
     }
 
-    fn is_dir(&self, ino: Ino) -> bool {
+    pub(crate) fn is_dir(&self, ino: Ino) -> bool {
         self.entries(ino).is_ok()
     }
 
@@ -189,17 +236,21 @@ impl Fs {
     }
 
     pub(crate) fn create_file(&mut self, path: &Path) -> io::Result<Ino> {
-        self.create(path, |_| What::File(Content::default()))
+        self.create(path, 0o600, |_| What::File(Content::default()))
     }
 
-    pub(crate) fn create_dir(&mut self, path: &Path) -> io::Result<()> {
+    pub(crate) fn create_link(&mut self, path: &Path, target: &[u8]) -> io::Result<()> {
+        self.create(path, 0o777, |_| What::Link(target.into())).map(drop)
+    }
+
+    pub(crate) fn create_dir(&mut self, path: &Path, mode: u16) -> io::Result<()> {
         if path.file_name().is_none() && self.find(path).is_ok() {
             return Err(ErrorKind::AlreadyExists.into());
         }
-        self.create(path, |parent| What::Dir { entries: Entries::new(), parent }).map(drop)
+        self.create(path, mode, |parent| What::Dir { entries: Entries::new(), parent }).map(drop)
     }
 
-    fn create(&mut self, path: &Path, what: impl FnOnce(Ino) -> What) -> io::Result<Ino> {
+    fn create(&mut self, path: &Path, mode: u16, what: impl FnOnce(Ino) -> What) -> io::Result<Ino> {
         let (dir, name) = self.split(path)?;
         if self.child(dir, name)?.is_some() {
             return Err(ErrorKind::AlreadyExists.into());
@@ -209,7 +260,9 @@ impl Fs {
         let what = what(dir);
         let made_dir = matches!(what, What::Dir { .. }).then_some(ino);
         let id = self.take_id();
-        self.nodes.insert(ino, Arc::new(Node { what, id, open: 0 }));
+        self.clock += 1;
+        let attrs = Attrs { mode, modified: self.clock, changed: self.clock };
+        self.nodes.insert(ino, Arc::new(Node { what, id, open: 0, attrs, stable_mode: mode }));
         let sets = vec![(dir, name.to_owned(), Some(ino))];
         self.change(Change { sets, subjects: vec![ino], made_dir, ..Change::default() });
         Ok(ino)
@@ -266,13 +319,104 @@ impl Fs {
             gone_dir: replaced.filter(|&old| self.is_dir(old)),
             moved_below: if self.is_dir(ino) { above } else { Vec::new() },
         });
-        if let Some(What::Dir { parent, .. }) = self.nodes.get_mut(&ino).map(|node| &mut Arc::make_mut(node).what) {
-            *parent = to_dir;
-        }
+        self.moved(ino, to_dir);
         if let Some(old) = replaced {
             self.lose_name(old);
         }
         Ok(())
+    }
+
+    /// As `renameat2(2)` with `RENAME_NOREPLACE`.
+    pub(crate) fn rename_new(&mut self, from: &Path, to: &Path) -> io::Result<()> {
+        let (from_dir, from_name) = self.split(from)?;
+        self.child(from_dir, from_name)?.ok_or(ErrorKind::NotFound)?;
+        let (to_dir, to_name) = self.split(to)?;
+        match self.child(to_dir, to_name)? {
+            Some(_) => Err(ErrorKind::AlreadyExists.into()),
+            None => self.rename(from, to),
+        }
+    }
+
+    /// As `renameat2(2)` with `RENAME_EXCHANGE`.
+    pub(crate) fn exchange(&mut self, one: &Path, other: &Path) -> io::Result<()> {
+        let (one_dir, one_name) = self.split(one)?;
+        let (other_dir, other_name) = self.split(other)?;
+        let one_ino = self.child(one_dir, one_name)?.ok_or(ErrorKind::NotFound)?;
+        let other_ino = self.child(other_dir, other_name)?.ok_or(ErrorKind::NotFound)?;
+        if one_ino == other_ino {
+            return Ok(());
+        }
+        let (above_one, above_other) = (self.above(one_dir), self.above(other_dir));
+        if above_other.contains(&one_ino) || above_one.contains(&other_ino) {
+            return Err(ErrorKind::InvalidInput.into());
+        }
+        let mut moved_below = Vec::new();
+        if self.is_dir(one_ino) {
+            moved_below.extend(above_other);
+        }
+        if self.is_dir(other_ino) {
+            moved_below.extend(above_one);
+        }
+        let sets =
+            vec![(one_dir, one_name.to_owned(), Some(other_ino)), (other_dir, other_name.to_owned(), Some(one_ino))];
+        self.change(Change { sets, subjects: vec![one_ino, other_ino], moved_below, ..Change::default() });
+        self.moved(one_ino, other_dir);
+        self.moved(other_ino, one_dir);
+        Ok(())
+    }
+
+    /// Notes that something has another name.
+    fn moved(&mut self, ino: Ino, to_dir: Ino) {
+        self.clock += 1;
+        let clock = self.clock;
+        let Some(node) = self.nodes.get_mut(&ino).map(Arc::make_mut) else { return };
+        node.attrs.changed = clock;
+        if let What::Dir { parent, .. } = &mut node.what {
+            *parent = to_dir;
+        }
+    }
+
+    /// Notes that a file's content has changed.
+    pub(crate) fn touch(&mut self, ino: Ino) {
+        self.clock += 1;
+        let clock = self.clock;
+        if let Some(node) = self.nodes.get_mut(&ino) {
+            let attrs = &mut Arc::make_mut(node).attrs;
+            (attrs.modified, attrs.changed) = (clock, clock);
+        }
+    }
+
+    pub(crate) fn attrs(&self, ino: Ino) -> io::Result<Attrs> {
+        self.nodes.get(&ino).map(|node| node.attrs).ok_or_else(|| ErrorKind::NotFound.into())
+    }
+
+    pub(crate) fn set_mode(&mut self, ino: Ino, mode: u16) -> io::Result<()> {
+        self.clock += 1;
+        let clock = self.clock;
+        let node = self.nodes.get_mut(&ino).map(Arc::make_mut).ok_or(ErrorKind::NotFound)?;
+        if let What::Link(_) = node.what {
+            return Err(ErrorKind::InvalidInput.into());
+        }
+        (node.attrs.mode, node.attrs.changed) = (mode, clock);
+        Ok(())
+    }
+
+    /// Makes a file's or directory's mode stable.
+    pub(crate) fn sync_mode(&mut self, ino: Ino) {
+        if let Some(node) = self.nodes.get_mut(&ino)
+            && node.stable_mode != node.attrs.mode
+        {
+            let node = Arc::make_mut(node);
+            node.stable_mode = node.attrs.mode;
+        }
+    }
+
+    /// The target, for a symbolic link.
+    pub(crate) fn link(&self, ino: Ino) -> Option<&[u8]> {
+        match self.nodes.get(&ino).map(|node| &node.what) {
+            Some(What::Link(target)) => Some(target),
+            _ => None,
+        }
     }
 
     fn may_replace(&self, ino: Ino, old: Ino) -> io::Result<()> {
@@ -300,6 +444,7 @@ impl Fs {
         let dir = self.find(path)?;
         self.entries(dir)?;
         self.names.sync_dir(dir);
+        self.sync_mode(dir);
         self.forget();
         Ok(())
     }

@@ -30,8 +30,12 @@
 //!
 //! What Linux shows: open files outlive their names, a rename replaces a file or an empty directory, a lock belongs to
 //! the open file, and changing its mode gives it back first. Two departures: a directory cannot be opened as a file
-//! nor a file synced as a directory, and a watch never sleeps. There are no hard or symbolic links. The number of a
-//! file that is gone is given to the next one that is made.
+//! nor a file synced as a directory, and a watch never sleeps. There are no hard links. The number of a file that is
+//! gone is given to the next one that is made.
+//!
+//! A [`SimWorkspace`] is a directory of the same disk as a [`Workspace`](forklog::workspace::Workspace), with symbolic
+//! links and with modes, which bind its one user; so store and files meet the same power cut. Its syncs do what their
+//! contract says and no more: never a whole file system.
 //!
 //! # What a power cut leaves
 //!
@@ -47,6 +51,9 @@
 //! [`Cut::Journal`] keeps everything up to some moment, and [`Cut::Subset`] any set in which no change stands without
 //! an earlier one on the same name or the same file: no file has two names, and none that is only renamed is lost.
 //! Syncing a file says nothing about its name.
+//!
+//! **Modes.** A change of mode is left or not, and surely once the file or directory itself has been synced. Times and
+//! numbers of files are always left as they were last, also beside older bytes.
 //!
 //! **Nothing else.** Processes, locks, open files, files without a name, faults and capacity are gone.
 //!
@@ -76,6 +83,7 @@ mod op;
 pub mod reader;
 mod rng;
 mod ticks;
+mod workspace;
 
 pub use crash::{Cut, Snapshot};
 pub use disk::{Point, Points, Process, SimDisk};
@@ -83,3 +91,4 @@ pub use fault::{Errno, Fault, What};
 pub use op::{Counts, Op};
 pub use rng::{Rng, derive};
 pub use ticks::Ticks;
+pub use workspace::SimWorkspace;

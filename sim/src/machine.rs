@@ -157,6 +157,7 @@ impl Machine {
         };
         let kept = wanted.min(self.largest(ino)?.saturating_sub(start));
         self.fs_mut().content_mut(ino)?.write(&bytes[..kept], start);
+        self.fs_mut().touch(ino);
         self.counts.bytes_written += kept as u64;
         if kept < wanted { Err(Errno::NoSpace.error()) } else { Ok(()) }
     }
@@ -167,6 +168,7 @@ impl Machine {
             return Err(Errno::NoSpace.error());
         }
         self.fs_mut().content_mut(ino)?.set_len(len);
+        self.fs_mut().touch(ino);
         Ok(())
     }
 
@@ -191,6 +193,7 @@ impl Machine {
             }
             _ => {
                 content.sync();
+                self.fs_mut().sync_mode(ino);
                 return Ok(());
             }
         };

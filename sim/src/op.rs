@@ -1,6 +1,7 @@
 //! The calls that a disk serves, and how often each was made.
 
-/// One kind of call of [`Disk`](forklog::disk::Disk) or [`File`](forklog::disk::File).
+/// One kind of call of [`Disk`](forklog::disk::Disk) or [`File`](forklog::disk::File), or of a
+/// [`Workspace`](forklog::workspace::Workspace) in terms of these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Op {
     /// Opening a file that is there.
@@ -43,11 +44,13 @@ pub enum Op {
     FileId,
     /// `map`.
     Map,
+    /// `set_mode` of a workspace.
+    SetMode,
 }
 
 impl Op {
     /// Every kind.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Open,
         Self::Create,
         Self::CreateDir,
@@ -68,12 +71,14 @@ impl Op {
         Self::Unlock,
         Self::FileId,
         Self::Map,
+        Self::SetMode,
     ];
 
     /// Whether the call changes what a power cut may leave.
     #[must_use]
     pub fn changes(self) -> bool {
-        self.needs_space() || matches!(self, Self::RemoveFile | Self::RemoveDir | Self::Cut | Self::SyncDir)
+        self.needs_space()
+            || matches!(self, Self::RemoveFile | Self::RemoveDir | Self::Cut | Self::SyncDir | Self::SetMode)
     }
 
     /// Whether the call may fail for lack of space.

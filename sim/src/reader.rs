@@ -134,15 +134,17 @@ pub enum Verdict {
 ///
 /// As [`read`].
 pub fn read_map(files: &BTreeMap<PathBuf, Vec<u8>>, name: &Name) -> Result<Conversation, Verdict> {
-    read(&|path: &Path| files.get(path).cloned(), name)
+    let packs =
+        files.keys().filter(|path| path.starts_with("objects") && path.extension().is_some_and(|end| end == "pack"));
+    read(&|path: &Path| files.get(path).cloned(), &packs.cloned().collect::<Vec<_>>(), name)
 }
 
-/// Reads one transcript of a store: its view at its end, its metadata, and what can be undone and redone.
+/// Reads one transcript of a store: its view at its end, its metadata, and what can be undone and redone. `packs` are the paths of all packs.
 ///
 /// # Errors
 ///
 /// Every [`Verdict`]; the files are only read.
-pub fn read(files: &Files<'_>, name: &Name) -> Result<Conversation, Verdict> {
+pub fn read(files: &Files<'_>, packs: &[PathBuf], name: &Name) -> Result<Conversation, Verdict> {
     check_store(files)?;
     let path = transcript_path(name);
     let bytes = files(&path).ok_or(Verdict::NoSession)?;
@@ -150,7 +152,7 @@ pub fn read(files: &Files<'_>, name: &Name) -> Result<Conversation, Verdict> {
     if file.header.name != *name {
         return Err(file.damage(0, Reason::OtherSession));
     }
-    let store = Store { files, root: session_dir(name) };
+    let store = Store { files, packs, root: session_dir(name) };
     let log = scan(&file)?;
     let moves = check_moves(&store, &file, &log)?;
     let mut head = Position {
@@ -248,6 +250,10 @@ struct Line {
 }
 
 impl Line {
+    fn is_record(&self) -> bool {
+        matches!(self.kind.as_str(), "data" | "large")
+    }
+
     fn is_move(&self) -> bool {
         matches!(self.kind.as_str(), "rewind" | "undo" | "redo")
     }
@@ -348,7 +354,7 @@ fn frame_moved(file: &[u8], start: u64) -> Option<Line> {
     let good = is_time(at)
         && (1..=16).contains(&letters)
         && !line.payload.is_empty()
-        && (line.id.is_none() || line.kind == "data")
+        && (line.id.is_none() || line.is_record())
         && !(line.more && KNOWN_ALONE.contains(&line.kind.as_str()));
     good.then_some(line)
 }
@@ -578,10 +584,23 @@ fn are_gaps(gaps: &[Gap], start: u64) -> bool {
     each && gaps.windows(2).all(|pair| matches!(pair, [first, second] if first.to < second.from))
 }
 
+/// The name and length of the object that a `large` line stands for.
+fn large(payload: &[u8]) -> Option<([u8; 32], u64)> {
+    let value: Value = serde_json::from_slice(payload).ok()?;
+    let (object, size) = (hex_string(&value, "object", 64)?, number(&value, "size")?);
+    let spelled = format!(r#"{{"object":"{object}","size":{size}}}"#);
+    let mut name = [0; 32];
+    for (byte, digits) in name.iter_mut().zip(object.as_bytes().chunks_exact(2)) {
+        *byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
+    }
+    (spelled.as_bytes() == payload && (1..=1 << 30).contains(&size)).then_some((name, size))
+}
+
 /// Says whether a line of a later version stands here, that can not be passed over.
 fn is_newer(line: &Line) -> bool {
     match line.kind.as_str() {
         "data" => false,
+        "large" => large(&line.payload).is_none(),
         "meta" => !matches!(serde_json::from_slice(&line.payload), Ok(Value::Object(_))),
         "rewind" | "undo" | "redo" => head_move(line).is_none(),
         "checkpoint" => !is_checkpoint(&line.payload),
@@ -590,6 +609,39 @@ fn is_newer(line: &Line) -> bool {
         "store" => false,
         kind => !kind.starts_with('x'),
     }
+}
+
+// ---- objects (section 14)
+
+/// The blob of this name and length, if the pack has a good frame of it: every place is tried, so that no torn frame hides one.
+fn blob(path: &Path, pack: &[u8], name: [u8; 32], size: u64) -> Option<Vec<u8>> {
+    let stem = path.file_stem()?.to_str()?;
+    let uid: Vec<u8> =
+        (0..32).step_by(2).map(|at| u8::from_str_radix(stem.get(at..at + 2)?, 16).ok()).collect::<Option<_>>()?;
+    let number = |bytes: &[u8]| bytes.iter().rev().fold(0_u64, |all, byte| all << 8 | u64::from(*byte));
+    for at in 32..pack.len() {
+        let Some(head) = pack.get(at..at + 72).filter(|head| head.starts_with(b"FLob\x01")) else { continue };
+        let covered = [&uid, &(at as u64).to_le_bytes()[..], &head[..68]].concat();
+        let (stored, raw) = (number(&head[16..24]), number(&head[24..32]));
+        if u64::from(crc32fast::hash(&covered)) != number(&head[68..72]) || head[32..64] != name || raw != size {
+            continue;
+        }
+        let Some(body) = usize::try_from(stored).ok().and_then(|stored| pack.get(at + 72..at + 72 + stored)) else {
+            continue;
+        };
+        if u64::from(crc32fast::hash(body)) != number(&head[64..68]) {
+            continue;
+        }
+        let content = match head[5] {
+            0 => body.to_vec(),
+            1 => zstd::bulk::decompress(body, usize::try_from(raw).ok()?).ok()?,
+            _ => continue,
+        };
+        if content.len() as u64 == size && *blake3::hash(&content).as_bytes() == name {
+            return Some(content);
+        }
+    }
+    None
 }
 
 // ---- a file and its end (section 6)
@@ -808,6 +860,7 @@ fn merge(target: &mut Value, patch: Value) {
 
 struct Store<'a> {
     files: &'a Files<'a>,
+    packs: &'a [PathBuf],
     /// The directory of the session that is being read.
     root: PathBuf,
 }
@@ -905,13 +958,57 @@ impl Store<'_> {
         Ok(())
     }
 
+    /// What stands in an extent counts, whatever the promise: somebody pointed at its end.
+    fn read_extent(&self, file: &Transcript, extent: &Extent, said: &mut Said) -> Result<u64, Verdict> {
+        let (mut at, mut count, mut before) = (extent.from, 0, Before::Promise(0));
+        let mut previous = file.crc_before(at).and_then(|crc| hex8(crc.as_bytes())).unwrap_or(0);
+        while at < extent.to {
+            match file.step(at, previous, before).map_err(|reason| file.damage(at, reason))? {
+                Item::Gap(gap) => {
+                    before = Before::Promise(0);
+                    (at, previous) = (gap.to, gap.chain);
+                    count += gap.records;
+                }
+                Item::Line(line) => {
+                    file.newer(&line)?;
+                    if line.is_move() {
+                        return Err(file.damage(line.start, Reason::Move));
+                    }
+                    before = Before::of(&line);
+                    (at, previous) = (line.end, line.crc);
+                    if line.is_record() {
+                        count += 1;
+                        let bad = file.damage(line.start, Reason::Payload);
+                        said.records.push(self.record(line).ok_or(bad)?);
+                    } else if line.kind == "checkpoint" {
+                        said.checkpoints.push((said.records.len(), line.payload));
+                    }
+                }
+            }
+        }
+        if at != extent.to {
+            return Err(file.damage(extent.to, Reason::Position));
+        }
+        Ok(count)
+    }
+
+    /// The record that a line is, its payload fetched where it is an object.
+    fn record(&self, mut line: Line) -> Option<Record> {
+        if line.kind == "large" {
+            let (name, size) = large(&line.payload)?;
+            line.payload = self.packs.iter().find_map(|path| blob(path, &(self.files)(path)?, name, size))?;
+        }
+        serde_json::from_slice::<Value>(&line.payload).ok()?;
+        Some(Record { at: line.at, id: line.id, payload: line.payload })
+    }
+
     /// The records of the view that ends at `end`, and how many Seqs they and the gaps between them use up.
     fn view_records(&self, file: &Transcript, end: &Position) -> Result<(Said, u64), Verdict> {
         let view = self.view(file, end)?;
         let (mut records, mut count) = (Said::default(), 0);
         for extent in &view.extents {
             let Some(file) = view.files.get(extent.file) else { continue };
-            count += read_extent(file, extent, &mut records)?;
+            count += self.read_extent(file, extent, &mut records)?;
         }
         Ok((records, count))
     }
@@ -922,45 +1019,6 @@ impl Store<'_> {
 struct Said {
     records: Vec<Record>,
     checkpoints: Vec<(usize, Vec<u8>)>,
-}
-
-/// What stands in an extent counts, whatever the promise: somebody pointed at its end.
-fn read_extent(file: &Transcript, extent: &Extent, said: &mut Said) -> Result<u64, Verdict> {
-    let (mut at, mut count, mut before) = (extent.from, 0, Before::Promise(0));
-    let mut previous = file.crc_before(at).and_then(|crc| hex8(crc.as_bytes())).unwrap_or(0);
-    while at < extent.to {
-        match file.step(at, previous, before).map_err(|reason| file.damage(at, reason))? {
-            Item::Gap(gap) => {
-                before = Before::Promise(0);
-                (at, previous) = (gap.to, gap.chain);
-                count += gap.records;
-            }
-            Item::Line(line) => {
-                file.newer(&line)?;
-                if line.is_move() {
-                    return Err(file.damage(line.start, Reason::Move));
-                }
-                before = Before::of(&line);
-                (at, previous) = (line.end, line.crc);
-                if line.kind == "data" {
-                    count += 1;
-                    let bad = file.damage(line.start, Reason::Payload);
-                    said.records.push(record(line).ok_or(bad)?);
-                } else if line.kind == "checkpoint" {
-                    said.checkpoints.push((said.records.len(), line.payload));
-                }
-            }
-        }
-    }
-    if at != extent.to {
-        return Err(file.damage(extent.to, Reason::Position));
-    }
-    Ok(count)
-}
-
-fn record(line: Line) -> Option<Record> {
-    serde_json::from_slice::<Value>(&line.payload).ok()?;
-    Some(Record { at: line.at, id: line.id, payload: line.payload })
 }
 
 fn check(file: &Transcript, at: &Position) -> bool {

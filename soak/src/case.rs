@@ -146,7 +146,7 @@ impl Family {
     pub fn count(self) -> Option<u64> {
         let (ops, begun) = (OPS.len() as u64, beginnings().len() as u64);
         match self {
-            Self::One => Some(begun * ops * 4),
+            Self::One => Some(begun * ops * all_options().len() as u64),
             Self::Two | Self::Rivals => Some(begun * ops * ops),
             Self::Three | Self::Random => None,
         }
@@ -169,7 +169,7 @@ impl Case {
         let options = all_options();
         match family.copied().unwrap_or(Family::Random) {
             Family::One => {
-                let (n, way) = (n / 4, options[place(n, 4)]);
+                let (n, way) = (n / options.len() as u64, options[place(n, options.len())]);
                 let (before, op) = (place(n / OPS.len() as u64, 5), place(n, OPS.len()));
                 Self::short(seed, way, before, vec![OPS[op].into()], Effort::CLOSE)
             }
@@ -178,12 +178,12 @@ impl Case {
                 let (before, first, second) = (place(n / ops / ops, 5), place(n / ops, OPS.len()), place(n, OPS.len()));
                 let by = usize::from(family == Family::Rivals);
                 // Rivals that hold a session exclusively get no further than to be refused.
-                let way = if by == 1 { options[2 + rng.below(2)] } else { options[rng.below(4)] };
+                let way = if by == 1 { options[2 + rng.below(2)] } else { options[rng.below(options.len())] };
                 let program = vec![OPS[first].into(), Step { by, op: OPS[second] }];
                 Self::short(seed, way, before, program, Effort::QUICK)
             }
             Family::Three => {
-                let (way, before) = (options[rng.below(4)], rng.below(5));
+                let (way, before) = (options[rng.below(options.len())], rng.below(5));
                 let mut step = || Step { by: usize::from(rng.chance(1, 4)), op: OPS[rng.below(OPS.len())] };
                 let program = vec![step(), step(), step()];
                 Self::short(seed, way, before, program, Effort::QUICK)
@@ -308,7 +308,10 @@ fn place(n: u64, of: usize) -> usize {
 }
 
 fn random_program(rng: &mut Rng) -> (OpenOptions, Vec<Step>) {
-    let options = all_options()[rng.below(4)];
+    let options = all_options();
+    let mut options = options[rng.below(options.len())];
+    // Payloads are 16 to 96 bytes long: some become objects, or all stay in their lines.
+    options.spill_over = rng.chance(1, 3).then_some(30);
     // Half of the programs have one process, half of them have no files.
     let (processes, files) = (1 + rng.below(PROCESSES), rng.chance(1, 2));
     let len = 3 + rng.below(12);

@@ -189,7 +189,7 @@ impl Workspace for MemWorkspace {
         Ok(())
     }
 
-    fn sync(&self, _changed: &[RelPath]) -> io::Result<()> {
+    fn sync(&self, _files: &[RelPath], _dirs: &[RelPath]) -> io::Result<()> {
         Ok(())
     }
 }

@@ -575,12 +575,14 @@ fn new_record((payload, id): &Rec) -> NewRecord<'_> {
 
 /// The four ways to open.
 #[must_use]
-pub fn all_options() -> [OpenOptions; 4] {
+pub fn all_options() -> [OpenOptions; 5] {
     let with = |durability, sharing| OpenOptions { durability: Some(durability), sharing, ..OpenOptions::default() };
     [
         with(Durability::Write, Sharing::Exclusive),
         with(Durability::Sync, Sharing::Exclusive),
         with(Durability::Write, Sharing::PerCall),
         with(Durability::Sync, Sharing::PerCall),
+        // Few spaces, so that they are used up soon.
+        OpenOptions { padding: 700, ..with(Durability::Sync, Sharing::Exclusive) },
     ]
 }

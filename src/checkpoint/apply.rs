@@ -4,12 +4,12 @@
 //! rename, so that a file is always whole. What a rename displaces is looked at before it is removed: content that nobody
 //! had captured, because the user wrote it meanwhile, is put into the store.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::compare::{Lookup, alike, graft, live_metas};
-use super::snapshot::{Node, put_tree, read_state};
+use super::compare::{Grafted, Lookup, alike, find_live, graft};
+use super::snapshot::{Node, Snapshot, put_tree, read_state};
 use super::{Files, Plan, State, is_absent, read_blob};
 use crate::disk::{Disk, How, LockMode};
 use crate::error::{Error, Kind, Result};
@@ -29,7 +29,7 @@ type Rescued = Vec<(RelPath, Entry)>;
 /// A rewind of files that has been carried to its end, but for the caller's record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
-    /// Names the rewind: a record that carries it can be recognised when the commit is called once more.
+    /// Names the rewind: by it a record that was written before a crash is recognised.
     pub uid: Uid,
     /// What the caller gave to [`Files::apply`].
     pub payload: Vec<u8>,
@@ -55,20 +55,27 @@ pub struct Pending {
     pub payload: Vec<u8>,
 }
 
+impl Pending {
+    fn of(journal: &Journal) -> Self {
+        Self { root: journal.root.clone(), uid: journal.uid, payload: journal.payload.clone() }
+    }
+}
+
 impl Files {
     /// Carries out a plan, then calls `commit` to write the record, and returns what was done.
     ///
     /// When `commit` is called, the files and everything in its argument are on stable storage. If the process dies before
     /// this returns, [`Files::recover`] carries on with the same uid and payload; `commit` may then be called although
-    /// its record was written already, and must recognise the uid. Syncs: one of the objects, four for the journal, one of the
-    /// workspace's file system (one per file for a few files), one when the journal goes.
+    /// its record was written already, and must recognise the uid. Syncs: one of the objects, four for the journal, two of the
+    /// workspace's file system (one per file and per directory for a few), one when the journal goes.
     ///
     /// # Errors
     ///
     /// - [`Error::Stale`]: a file changed after the plan was made, or an earlier rewind has not ended. Nothing was changed.
     /// - [`Error::Locked`]: another process is changing the files.
     /// - Any error of the workspace or of `commit` that means that nothing was written: the files are as they were.
-    /// - Any other error of `commit`: the journal stays, and the next [`Files::recover`] decides.
+    /// - [`Error::Poisoned`]: they are not, since putting them back failed too, and any other error of `commit`: the journal
+    ///   stays, and the next [`Files::recover`] carries on.
     pub fn apply(&self, plan: &Plan, payload: &[u8], commit: impl FnOnce(&Outcome) -> Result<()>) -> Result<Outcome> {
         let lock = self.lock(LockMode::Exclusive)?;
         self.nothing_pending()?;
@@ -76,49 +83,91 @@ impl Files {
         let (journal, metas) = self.prepare(plan, payload, &batch)?;
         batch.sync()?;
         self.write_journal(&journal)?;
-        let mut work = Work::new(self, &batch, &journal, metas);
-        if let Err(error) = work.carry_out(&journal.steps) {
-            work.take_back(&journal)?;
-            self.remove_journal()?;
-            return Err(error);
-        }
-        let outcome = self.outcome(&journal, work)?;
+        let mut work = Work::new(self, &batch, &journal, metas)?;
+        let done = work.carry_out(&journal.steps).and_then(|()| self.outcome(&journal, &mut work));
+        let outcome = done.map_err(|error| self.put_back(&mut work, &journal, error))?;
         let committed = commit(&outcome);
-        match committed.as_ref().map_err(Error::kind) {
-            Ok(()) => self.remove_journal()?,
+        let ended = match committed.as_ref().map_err(Error::kind) {
+            // The record is written: the files must stay as they are.
+            Ok(()) => match self.remove_journal() {
+                Ok(()) => Ok(outcome),
+                Err(_) => Err(Error::Poisoned { path: self.journal_path() }),
+            },
             Err(Kind::Caller | Kind::NotFound | Kind::Locked | Kind::System) => {
-                let mut work = Work::new(self, &batch, &journal, HashMap::new());
-                work.take_back(&journal)?;
-                self.remove_journal()?;
+                committed.map(|()| outcome).map_err(|error| self.put_back(&mut work, &journal, error))
             }
-            Err(_) => {}
-        }
+            Err(_) => committed.map(|()| outcome),
+        };
         drop(lock);
-        committed.map(|()| outcome)
+        ended
+    }
+
+    /// Makes the files what they were, after an error. Where that fails as well, the journal stays and brings them forward
+    /// when the workspace is opened again.
+    fn put_back(&self, work: &mut Work<'_>, journal: &Journal, error: Error) -> Error {
+        match work.take_back(journal).and_then(|()| self.remove_journal()) {
+            Ok(()) => error,
+            Err(_) => Error::Poisoned { path: self.journal_path() },
+        }
     }
 
     /// Carries a rewind that was interrupted to its end and calls `commit`; `Ok(None)` when there is none.
     ///
-    /// Call it whenever a workspace is opened. What the user changed since is captured before it is replaced.
+    /// Call it whenever a workspace is opened. What the user changed since is captured before it is replaced. A workspace
+    /// that was moved in the middle of a rewind is recognised by what that left in it. `is_recorded` says whether the record is written already, and syncs it: then the files are what they shall be, and what the user
+    /// did since is not touched.
     ///
     /// # Errors
     ///
     /// - [`Error::Locked`]: another process is at it.
     /// - [`Error::Corrupt`]: the journal is damaged; nothing was changed.
-    /// - Any error of `commit`, or of the workspace: the journal stays.
-    pub fn recover(&self, commit: impl FnOnce(&Outcome) -> Result<()>) -> Result<Option<Outcome>> {
+    /// - Any error of `is_recorded`, of `commit`, or of the workspace: the journal stays.
+    pub fn recover(
+        &self,
+        is_recorded: impl FnOnce(&Pending) -> Result<bool>,
+        commit: impl FnOnce(&Outcome) -> Result<()>,
+    ) -> Result<Option<Outcome>> {
         if self.nothing_pending().is_ok() {
+            return match self.begun_elsewhere()? {
+                Some(dir) => self.with_dir(dir).recover_here(is_recorded, commit),
+                None => Ok(None),
+            };
+        }
+        self.recover_here(is_recorded, commit)
+    }
+
+    /// Where the journal is of a rewind that began when the workspace was at another place, if there is one.
+    fn begun_elsewhere(&self) -> Result<Option<PathBuf>> {
+        let root = RelPath::root();
+        let names = self.workspace.list(&root).map_err(|e| Error::io("list", self.workspace.root(), e))?;
+        let uid = |name: &[u8]| std::str::from_utf8(name).ok()?.strip_prefix(STAGE_PREFIX)?.parse::<Uid>().ok();
+        let begun: Vec<Uid> = names.iter().filter_map(|(name, _)| uid(name)).collect();
+        if begun.is_empty() {
             return Ok(None);
         }
+        let journals = all_journals(&*self.disk, self.dir.parent().unwrap_or(&self.dir))?;
+        let found = journals.into_iter().find(|(_, journal)| begun.contains(&journal.uid));
+        Ok(found.and_then(|(path, _)| path.parent().map(Path::to_owned)))
+    }
+
+    fn recover_here(
+        &self,
+        is_recorded: impl FnOnce(&Pending) -> Result<bool>,
+        commit: impl FnOnce(&Outcome) -> Result<()>,
+    ) -> Result<Option<Outcome>> {
         let lock = self.lock(LockMode::Exclusive)?;
         let Some((journal, applied)) = read_journal(&*self.disk, &self.journal_path())? else { return Ok(None) };
+        if is_recorded(&Pending::of(&journal))? {
+            return self.remove_journal().map(|()| None);
+        }
         let batch = self.objects.begin()?;
-        let mut work = Work::new(self, &batch, &journal, HashMap::new());
+        let mut work = Work::new(self, &batch, &journal, HashMap::new())?;
+        work.begins_again(&journal);
         work.clear_stage(&journal.steps)?;
         if !applied {
             work.carry_out(&journal.steps)?;
         }
-        let outcome = self.outcome(&journal, work)?;
+        let outcome = self.outcome(&journal, &mut work)?;
         commit(&outcome)?;
         self.remove_journal()?;
         drop(lock);
@@ -131,16 +180,17 @@ impl Files {
         let mut before = None;
         if let Some(snapshot) = &plan.snapshot {
             self.store(batch, &RelPath::root(), &snapshot.root)?;
-            before = Some(snapshot.root.entry);
-            live_metas(&snapshot.root, &RelPath::root(), &mut metas);
+            before = Some(self.with_unseen(snapshot, plan, batch)?);
         }
         for step in &plan.steps {
             let path = RelPath::new(step.path.as_slice())?;
-            let as_planned = |(_, meta): &(Entry, Meta)| self.workspace.meta(&path).is_ok_and(|now| now == *meta);
-            if !metas.get(&path).is_some_and(as_planned) {
-                metas.remove(&path);
-                metas.extend(self.observe(Some(batch), &path)?.map(|found| (path.clone(), found)));
-            }
+            let found = plan.snapshot.as_ref().and_then(|snapshot| find_live(&snapshot.root, &path));
+            let as_planned = found.filter(|found| self.workspace.meta(&path).is_ok_and(|now| now == found.meta));
+            let now = match as_planned {
+                Some(found) => Some((found.entry, found.meta)),
+                None => self.observe(Some(batch), &path)?,
+            };
+            metas.extend(now.map(|now| (path.clone(), now)));
             if !alike(metas.get(&path).map(|(entry, _)| entry), step.before.as_ref()) {
                 let path = self.workspace.root().join(path.to_path());
                 return Err(Error::Stale { path, why: "it changed after the rewind was planned" });
@@ -152,27 +202,43 @@ impl Files {
                 for step in &plan.steps {
                     changes.insert(RelPath::new(step.path.as_slice())?, step.after);
                 }
-                Some(graft(&self.objects, batch, tree, &changes)?)
+                Some(graft(&self.objects, batch, tree, &changes, Grafted::Alone)?)
             }
             None => None,
         };
         let root = self.workspace.root().as_os_str().as_encoded_bytes().to_owned();
         let (uid, payload, steps) = (self.temp_uid(), payload.to_owned(), plan.steps.clone());
-        Ok((Journal { uid, root, payload, before, seen, steps }, metas))
+        let (boot, found) = (self.workspace.boot(), Vec::new());
+        Ok((Journal { uid, root, boot, payload, before, seen, found, steps }, metas))
+    }
+
+    /// The tree of the workspace with what could not be looked at as the session last knew it: an undo must not take for
+    /// gone what was only not to be read.
+    fn with_unseen(&self, snapshot: &Snapshot, plan: &Plan, batch: &Batch<'_>) -> Result<Entry> {
+        let tree = snapshot.root.entry;
+        let Some(seen) = &plan.seen.tree else { return Ok(tree) };
+        let mut lookup = Lookup::new(&self.objects);
+        let mut unseen = BTreeMap::new();
+        for skipped in &snapshot.skipped {
+            if let Some(entry) = lookup.find(seen, &skipped.path)? {
+                unseen.insert(skipped.path.clone(), Some(entry));
+            }
+        }
+        if unseen.is_empty() { Ok(tree) } else { graft(&self.objects, batch, &tree, &unseen, Grafted::Whole) }
     }
 
     /// Puts what a plan has looked at into the store. A file of which the store has no content yet is read again and must
     /// be as it was.
     fn store(&self, batch: &Batch<'_>, path: &RelPath, node: &Node) -> Result<()> {
         for (name, child) in &node.children {
-            let path = path.join(name);
             if child.entry.kind == EntryKind::Directory {
-                self.store(batch, &path, child)?;
-            } else if !batch.contains(&child.entry.id)?
-                && self.observe(Some(batch), &path)?.is_none_or(|(now, _)| now != child.entry)
-            {
-                let path = self.workspace.root().join(path.to_path());
-                return Err(Error::Stale { path, why: "it changed after the rewind was planned" });
+                self.store(batch, &path.join(name), child)?;
+            } else if !batch.contains(&child.entry.id)? {
+                let path = path.join(name);
+                if self.observe(Some(batch), &path)?.is_none_or(|(now, _)| now != child.entry) {
+                    let path = self.workspace.root().join(path.to_path());
+                    return Err(Error::Stale { path, why: "it changed after the rewind was planned" });
+                }
             }
         }
         if batch.contains(&node.entry.id)? {
@@ -183,13 +249,14 @@ impl Files {
     }
 
     /// Ends the work on the files: what was rescued is synced, the stage goes, everything is synced.
-    fn outcome(&self, journal: &Journal, work: Work<'_>) -> Result<Outcome> {
-        let (rescued, moved_aside) = work.finish(&journal.steps)?;
+    fn outcome(&self, journal: &Journal, work: &mut Work<'_>) -> Result<Outcome> {
+        work.finish(&journal.steps)?;
+        let (rescued, moved_aside) = (work.rescued.clone(), work.moved_aside.clone());
         // Not synced: while it can be read from memory it is true, and after a power cut doing it again is no harm.
         let path = self.journal_path();
         let mark = || -> io::Result<()> {
             let file = self.disk.open(&path, How::Write)?;
-            let len = journal::encode(journal).len() as u64;
+            let len = journal::encode(&work.journal_now()).len() as u64;
             file.write_at(&journal::applied_mark(), len)
         };
         mark().map_err(|e| Error::io("write", &path, e))?;
@@ -207,15 +274,31 @@ impl Files {
             }
         }
         before.paths.extend(rescued.iter().map(|(path, entry)| (path.clone(), Some(*entry))));
+        before.paths.extend(work.doubtful(journal));
         Ok(Outcome { uid: journal.uid, payload: journal.payload.clone(), before, seen, rescued, moved_aside })
     }
 
     fn write_journal(&self, journal: &Journal) -> Result<()> {
+        self.replace_journal(journal).map_err(|error| match self.remove_journal() {
+            Ok(()) => error,
+            // It never had its name.
+            Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => error,
+            // It may be there, or come back: rolling forward needs nothing else.
+            Err(_) => Error::Poisoned { path: self.journal_path() },
+        })
+    }
+
+    fn replace_journal(&self, journal: &Journal) -> Result<()> {
         let path = self.journal_path();
         let temp = self.dir.join(format!("journal.{}.tmp", journal.uid));
+        // One that a killed process left.
+        let _ = self.disk.remove_file(&temp);
         let written = || -> io::Result<()> {
             let file = self.disk.open(&temp, How::CreateNew)?;
-            file.write_at(&journal::encode(journal), 0)?;
+            let mut bytes = journal::encode(journal);
+            // A place for the mark, which a full disk then cannot refuse.
+            bytes.extend_from_slice(&[0; journal::applied_mark().len()]);
+            file.write_at(&bytes, 0)?;
             file.sync()?;
             self.disk.rename(&temp, &path)?;
             // Whoever made the directories may have died before their own names were synced.
@@ -223,8 +306,6 @@ impl Files {
         };
         written().map_err(|error| {
             let _ = self.disk.remove_file(&temp);
-            // If it had its name already, it may come back, and rolling forward needs nothing else.
-            let _ = self.disk.remove_file(&path);
             Error::io("write", &path, error)
         })
     }
@@ -241,20 +322,62 @@ impl Files {
 struct Work<'a> {
     files: &'a Files,
     batch: &'a Batch<'a>,
+    journal: &'a Journal,
+    /// How many of `rescued` the journal on disk knows.
+    noted: usize,
     stage: RelPath,
+    has_stage: bool,
+    /// The paths of the steps, sorted.
+    paths: Vec<RelPath>,
     /// What was captured, so that a file that has not changed since need not be read again.
     metas: Captures,
     rescued: Rescued,
     moved_aside: Vec<RelPath>,
     displaced: usize,
     uid: Uid,
+    /// Files that were changed where they are, and directories in which names were made that no step names.
+    changed: (Vec<RelPath>, Vec<RelPath>),
+    /// Whether somebody else has begun, so that it is not known what was changed.
+    is_again: bool,
+    /// Whether the steps are being taken back.
+    is_back: bool,
+    /// Whether a power cut may have spoilt what was not synced.
+    may_be_cut: bool,
 }
 
 impl<'a> Work<'a> {
-    fn new(files: &'a Files, batch: &'a Batch<'a>, journal: &Journal, metas: Captures) -> Self {
-        let stage = RelPath::root().join(format!("{STAGE_PREFIX}{}", journal.uid).as_bytes());
-        let (rescued, moved_aside) = (Vec::new(), Vec::new());
-        Self { files, batch, stage, metas, rescued, moved_aside, displaced: 0, uid: journal.uid }
+    fn new(files: &'a Files, batch: &'a Batch<'a>, journal: &'a Journal, metas: Captures) -> Result<Self> {
+        let found = |(path, entry): &(Vec<u8>, Entry)| Ok((RelPath::new(path.as_slice())?, *entry));
+        Ok(Self {
+            files,
+            batch,
+            journal,
+            noted: journal.found.len(),
+            stage: RelPath::root().join(format!("{STAGE_PREFIX}{}", journal.uid).as_bytes()),
+            has_stage: false,
+            paths: journal.steps.iter().map(|step| RelPath::new(step.path.as_slice())).collect::<Result<_>>()?,
+            metas,
+            rescued: journal.found.iter().map(found).collect::<Result<_>>()?,
+            moved_aside: Vec::new(),
+            displaced: 0,
+            uid: journal.uid,
+            changed: (Vec::new(), Vec::new()),
+            is_again: false,
+            is_back: false,
+            may_be_cut: false,
+        })
+    }
+
+    /// The journal with what has been found since it was written.
+    fn journal_now(&self) -> Journal {
+        let found = self.rescued.iter().map(|(path, entry)| (path.as_bytes().to_owned(), *entry)).collect();
+        Journal { found, ..self.journal.clone() }
+    }
+
+    /// Prepares to go on where another process was stopped.
+    fn begins_again(&mut self, journal: &Journal) {
+        self.is_again = true;
+        self.may_be_cut = journal.boot == 0 || journal.boot != self.files.workspace.boot();
     }
 
     /// Brings every path from wherever it is to its after. May be called again after it was stopped anywhere.
@@ -262,10 +385,15 @@ impl<'a> Work<'a> {
         let steps: Vec<(RelPath, &Step)> =
             steps.iter().map(|step| Ok((RelPath::new(step.path.as_slice())?, step))).collect::<Result<_>>()?;
         let is_dir = |entry: &Option<Entry>| entry.is_some_and(|entry| entry.kind == EntryKind::Directory);
-        self.make_stage()?;
+        let mut staged = Vec::new();
         for (at, (path, step)) in steps.iter().enumerate() {
-            self.stage_content(at, path, step)?;
+            if self.stage_content(at, path, step)? {
+                staged.push(self.staged(at));
+            }
         }
+        // Without this, a power cut could leave a file's new name without its bytes, and nobody could tell that from
+        // something that the user wrote.
+        self.sync_now(&staged, &[])?;
         for (path, step) in steps.iter().filter(|(_, step)| step.after.is_none() || is_dir(&step.after)) {
             if !is_dir(&step.before) {
                 self.clear(path, step)?;
@@ -296,65 +424,116 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
-    /// Puts everything back to its before.
+    /// Puts everything back to its before; where something else had come meanwhile, to that.
     fn take_back(&mut self, journal: &Journal) -> Result<()> {
-        let inverse: Vec<Step> = (journal.steps.iter())
-            .map(|step| Step { path: step.path.clone(), before: step.after, after: step.before })
-            .collect();
         self.metas.clear();
         self.clear_stage(&journal.steps)?;
+        let n_rescued = self.rescued.len();
+        let found: HashMap<RelPath, Entry> = self.rescued.iter().cloned().collect();
+        let steps = journal.steps.iter().zip(&self.paths);
+        let inverse: Vec<Step> = steps
+            .map(|(step, path)| Step {
+                path: step.path.clone(),
+                before: step.after,
+                after: found.get(path).copied().or(step.before),
+            })
+            .collect();
+        (self.is_again, self.is_back) = (true, true);
         self.carry_out(&inverse)?;
-        self.batch.sync()?;
-        self.clear_stage(&journal.steps)?;
-        self.remove_stage()?;
-        self.sync(&journal.steps)
+        self.finish(&inverse)?;
+        // The user is at work at this very moment: what was displaced now stands beside its path.
+        for (path, entry) in self.rescued.split_off(n_rescued) {
+            let Some(aside) = self.aside(&path) else { continue };
+            let content = read_blob(&self.files.objects, &entry)?;
+            self.io(&aside, "write", self.files.workspace.write_new(&aside, &content, entry.mode))?;
+        }
+        Ok(())
     }
 
-    fn finish(mut self, steps: &[Step]) -> Result<(Rescued, Vec<RelPath>)> {
+    /// What had been captured of paths where something else was found after a power cut. That may be what the user made of
+    /// the file, or what the cut did: an undo brings both back, this one beside the path.
+    fn doubtful(&self, journal: &Journal) -> Vec<(RelPath, Option<Entry>)> {
+        if !self.may_be_cut {
+            return Vec::new();
+        }
+        let captured = |path: &RelPath| {
+            let step = self.paths.binary_search(path).ok().and_then(|at| journal.steps.get(at))?;
+            step.before.filter(|before| before.kind != EntryKind::Directory)
+        };
+        let beside = |(path, _): &(RelPath, Entry)| Some((self.aside(path)?, Some(captured(path)?)));
+        self.rescued.iter().filter_map(beside).collect()
+    }
+
+    fn finish(&mut self, steps: &[Step]) -> Result<()> {
         self.clear_stage(steps)?;
         self.remove_stage()?;
-        self.sync(steps)?;
-        Ok((self.rescued, self.moved_aside))
+        self.sync(steps)
     }
 
+    /// Syncs everything that was changed.
     fn sync(&self, steps: &[Step]) -> Result<()> {
-        let mut changed: Vec<RelPath> =
-            steps.iter().map(|step| RelPath::new(step.path.as_slice())).collect::<Result<_>>()?;
-        changed.extend(self.moved_aside.iter().cloned());
-        if changed.is_empty() {
+        let parent = |path: &RelPath| path.split().map(|(dir, _)| dir);
+        let kind = |state: &Option<Entry>| state.map(|entry| entry.kind);
+        let (mut files, named) = self.changed.clone();
+        let mut dirs = BTreeSet::from_iter(named);
+        for (path, step) in self.paths.iter().zip(steps) {
+            dirs.extend(parent(path));
+            if kind(&step.after) == Some(EntryKind::Directory) {
+                dirs.insert(path.clone());
+            }
+            if self.is_again {
+                dirs.extend(std::iter::successors(parent(path), parent));
+                files.extend((kind(&step.after) == Some(EntryKind::File)).then(|| path.clone()));
+            }
+        }
+        self.sync_now(&files, &dirs.into_iter().collect::<Vec<_>>())
+    }
+
+    fn sync_now(&self, files: &[RelPath], dirs: &[RelPath]) -> Result<()> {
+        if files.is_empty() && dirs.is_empty() {
             return Ok(());
         }
-        self.io(&RelPath::root(), "sync", self.files.workspace.sync(&changed))
+        self.io(&RelPath::root(), "sync", self.files.workspace.sync(files, dirs))
     }
 
-    fn make_stage(&self) -> Result<()> {
+    /// The stage is made when something is to stand in it: a workspace in which nothing can be made can still be left
+    /// as it is.
+    fn make_stage(&mut self) -> Result<()> {
+        if self.has_stage {
+            return Ok(());
+        }
         match self.files.workspace.create_dir(&self.stage, 0o700) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => self.io(&self.stage, "create", Err(error)),
-            _ => Ok(()),
+            _ => {
+                self.has_stage = true;
+                Ok(())
+            }
         }
     }
 
     fn staged(&self, at: usize) -> RelPath {
-        self.stage.join(at.to_string().as_bytes())
+        let way = if self.is_back { "back-" } else { "" };
+        self.stage.join(format!("{way}{at}").as_bytes())
     }
 
-    /// Writes the new content of a step beside the workspace's files, unless it is in place already.
-    fn stage_content(&self, at: usize, path: &RelPath, step: &Step) -> Result<()> {
-        let Some(after) = step.after.filter(|after| after.kind != EntryKind::Directory) else { return Ok(()) };
+    /// Writes the new content of a step beside the workspace's files, unless it is in place already; says whether it did.
+    fn stage_content(&mut self, at: usize, path: &RelPath, step: &Step) -> Result<bool> {
+        let Some(after) = step.after.filter(|after| after.kind != EntryKind::Directory) else { return Ok(false) };
         let same_content = |before: Entry| before.kind == after.kind && before.id == after.id;
         if step.before.is_some_and(same_content) {
-            return Ok(());
+            return Ok(false);
         }
         if !self.metas.contains_key(path)
             && let Ok(Some((now, _))) = self.files.observe(None, path)
             && now == after
         {
-            return Ok(());
+            return Ok(false);
         }
-        self.write_staged(at, &after)
+        self.write_staged(at, &after).map(|()| true)
     }
 
-    fn write_staged(&self, at: usize, after: &Entry) -> Result<()> {
+    fn write_staged(&mut self, at: usize, after: &Entry) -> Result<()> {
+        self.make_stage()?;
         let staged = self.staged(at);
         let content = read_blob(&self.files.objects, after)?;
         let written = match after.kind {
@@ -398,15 +577,23 @@ impl<'a> Work<'a> {
         if matches!(meta.kind, MetaKind::Directory | MetaKind::Special) {
             return self.move_aside(path);
         }
+        self.make_stage()?;
         self.displaced += 1;
-        let to = self.stage.join(format!("old-{}", self.displaced).as_bytes());
+        // The number tells whose it is, should nobody live to write it down.
+        let at = self.paths.binary_search(path).unwrap_or(self.paths.len());
+        let to = self.stage.join(format!("old-{at}-{}", self.displaced).as_bytes());
         self.io(path, "move", self.files.workspace.rename(path, &to))?;
         self.keep(&to, path, step, Some((now, meta)))
     }
 
+    /// The name for what cannot stay where it is.
+    fn aside(&self, path: &RelPath) -> Option<RelPath> {
+        let (dir, name) = path.split()?;
+        Some(dir.join(&[name, format!(".forklog-kept-{}", self.uid).as_bytes()].concat()))
+    }
+
     fn move_aside(&mut self, path: &RelPath) -> Result<()> {
-        let Some((dir, name)) = path.split() else { return Ok(()) };
-        let aside = dir.join(&[name, format!(".forklog-kept-{}", self.uid).as_bytes()].concat());
+        let Some(aside) = self.aside(path) else { return Ok(()) };
         self.io(path, "move aside", self.files.workspace.rename(path, &aside))?;
         self.moved_aside.push(aside);
         Ok(())
@@ -424,7 +611,7 @@ impl<'a> Work<'a> {
         }
         let read = read_state(&*self.files.workspace, Some(self.batch), staged, meta.kind)?;
         let (entry, _, _) = self.io(staged, "read", read)?;
-        if !is_stored(&entry) {
+        if !is_stored(&entry) && !self.is_left(staged, &entry, Some(step), false)? {
             self.rescued.push((path.clone(), entry));
         }
         Ok(())
@@ -468,6 +655,7 @@ impl<'a> Work<'a> {
                 Err(error) => return self.io(&here, "stat", Err(error)),
             }
             self.io(&here, "create", self.files.workspace.create_dir(&here, MADE_MODE))?;
+            self.changed.1.extend([here.split().map(|(dir, _)| dir).unwrap_or_default(), here.clone()]);
         }
         Ok(())
     }
@@ -476,7 +664,8 @@ impl<'a> Work<'a> {
     fn make_dir(&mut self, path: &RelPath, step: &Step) -> Result<()> {
         self.clear(path, step)?;
         match self.files.workspace.create_dir(path, step.after.map_or(0o700, |after| after.mode | 0o700)) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            // It is there already, also where nothing may be made.
+            Err(_) if self.files.workspace.meta(path).is_ok_and(|meta| meta.kind == MetaKind::Directory) => Ok(()),
             made => self.io(path, "create", made),
         }
     }
@@ -491,11 +680,13 @@ impl<'a> Work<'a> {
             && now.kind == EntryKind::File
             && (now.kind, now.id) == (after.kind, after.id)
         {
+            self.changed.0.push(path.clone());
             return self.io(path, "change the mode of", workspace.set_mode(path, after.mode));
         }
         let staged = self.staged(at);
         if workspace.meta(&staged).is_err() {
             self.write_staged(at, after)?;
+            self.sync_now(std::slice::from_ref(&staged), &[])?;
         }
         let Some((now, meta)) = found else {
             self.make_parents(path)?;
@@ -523,6 +714,7 @@ impl<'a> Work<'a> {
             Err(error) if is_absent(&error) => return Ok(()),
             Err(error) => return self.io(&self.stage, "list", Err(error)),
         };
+        self.has_stage = true;
         let known: HashMap<_, ()> =
             steps.iter().flat_map(|step| [step.before, step.after]).flatten().map(|entry| (entry.id, ())).collect();
         let rescued: Vec<_> = self.rescued.iter().map(|(_, entry)| entry.id).collect();
@@ -530,11 +722,11 @@ impl<'a> Work<'a> {
         for (name, meta) in names {
             let path = self.stage.join(&name);
             let meta = self.io(&path, "stat", meta)?;
-            let number = std::str::from_utf8(&name).ok().and_then(|name| name.parse::<usize>().ok());
-            let step = number.and_then(|at| steps.get(at));
+            let step = step_of(&name).and_then(|at| steps.get(at));
             let read = read_state(workspace, None, &path, meta.kind)?;
             let (entry, _, _) = self.io(&path, "read", read)?;
-            if !known.contains_key(&entry.id) && !rescued.contains(&entry.id) && !self.is_torn(&path, &entry, step)? {
+            let is_known = known.contains_key(&entry.id) || rescued.contains(&entry.id);
+            if !is_known && !self.is_left(&path, &entry, step, self.is_unplaced(&name, step)?)? {
                 let read = read_state(workspace, Some(self.batch), &path, meta.kind)?;
                 let (entry, _, _) = self.io(&path, "read", read)?;
                 let origin = step.map_or(Ok(path.clone()), |step| RelPath::new(step.path.as_slice()))?;
@@ -542,31 +734,68 @@ impl<'a> Work<'a> {
             }
             found.push(path);
         }
-        // Nothing is removed before what it was is on stable storage.
+        // Nothing is removed before what it was is on stable storage, and where it was, too.
         self.batch.sync()?;
+        if self.noted < self.rescued.len() {
+            self.files.replace_journal(&self.journal_now())?;
+            self.noted = self.rescued.len();
+        }
         found.iter().try_for_each(|path| self.io(path, "remove", workspace.remove_file(path)))
     }
 
-    /// Whether a staged file is what writing its step's new content left when it was stopped.
-    fn is_torn(&self, path: &RelPath, entry: &Entry, step: Option<&Step>) -> Result<bool> {
-        let mut contents = step.iter().flat_map(|step| [step.before, step.after]).flatten();
+    /// Whether a staged file is what is left of one of its step's contents: of the new one where writing it was stopped,
+    /// and after a power cut of any that was not synced, the user's own too.
+    fn is_left(&self, path: &RelPath, entry: &Entry, step: Option<&Step>, is_unfinished: bool) -> Result<bool> {
+        let contents = step.iter().flat_map(|step| [step.before, step.after]).flatten();
+        if entry.kind != EntryKind::File || !(self.may_be_cut || is_unfinished) {
+            return Ok(false);
+        }
         let Ok(staged) = self.files.workspace.read(path, MAX_OBJECT) else { return Ok(false) };
-        contents.try_fold(false, |torn, of| {
-            let longer = of.kind == EntryKind::File && entry.size < of.size;
-            Ok(torn || (longer && read_blob(&self.files.objects, &of)?.starts_with(&staged.bytes)))
-        })
+        for of in contents.filter(|of| of.kind == EntryKind::File && entry.size <= of.size) {
+            let whole = read_blob(&self.files.objects, &of)?;
+            let is_zeroed = || staged.bytes.iter().zip(&whole).all(|(left, byte)| left == byte || *left == 0);
+            if self.may_be_cut && is_zeroed() || is_unfinished && whole.starts_with(&staged.bytes) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
-    fn remove_stage(&self) -> Result<()> {
+    /// Whether the new content of a step may not have left the stage yet, under its number.
+    fn is_unplaced(&self, name: &[u8], step: Option<&Step>) -> Result<bool> {
+        let Some(step) = step.filter(|_| !name.starts_with(b"old-")) else { return Ok(false) };
+        let goal = if name.starts_with(b"back-") { step.before } else { step.after };
+        let now = self.now(&RelPath::new(step.path.as_slice())?)?.map(|(entry, _)| entry);
+        Ok(now.is_none() || now != goal)
+    }
+
+    fn remove_stage(&mut self) -> Result<()> {
+        if !self.has_stage {
+            return Ok(());
+        }
         match self.files.workspace.remove_dir(&self.stage) {
             Err(error) if !is_absent(&error) => self.io(&self.stage, "remove", Err(error)),
-            _ => Ok(()),
+            _ => {
+                self.has_stage = false;
+                self.changed.1.push(RelPath::root());
+                Ok(())
+            }
         }
     }
 
     fn io<T>(&self, path: &RelPath, op: &'static str, result: io::Result<T>) -> Result<T> {
         result.map_err(|error| Error::io(op, &self.files.workspace.root().join(path.to_path()), error))
     }
+}
+
+/// The step that a file in the stage belongs to.
+fn step_of(name: &[u8]) -> Option<usize> {
+    let name = std::str::from_utf8(name).ok()?;
+    let number = match name.strip_prefix("old-").and_then(|rest| rest.split_once('-')) {
+        Some((number, _)) => number,
+        None => name.strip_prefix("back-").unwrap_or(name),
+    };
+    number.parse().ok()
 }
 
 /// Stands for something that is not like anything in a tree.
@@ -619,7 +848,7 @@ fn all_journals(disk: &dyn Disk, journals: &Path) -> Result<Vec<(PathBuf, Journa
 /// [`Error::Io`], [`Error::Corrupt`], [`Error::Newer`]: a journal cannot be read.
 pub fn pending(disk: &dyn Disk, journals: &Path) -> Result<Vec<Pending>> {
     let found = all_journals(disk, journals)?;
-    Ok(found.into_iter().map(|(_, j)| Pending { root: j.root, uid: j.uid, payload: j.payload }).collect())
+    Ok(found.into_iter().map(|(_, journal)| Pending::of(&journal)).collect())
 }
 
 /// What the rewinds that have not ended need: roots for [`ObjectStore::gc`](crate::objects::ObjectStore::gc).
@@ -631,9 +860,10 @@ pub fn journal_roots(disk: &dyn Disk, journals: &Path) -> Result<Vec<Root>> {
     let mut roots = Vec::new();
     for (_, journal) in all_journals(disk, journals)? {
         roots.extend([journal.before, journal.seen].into_iter().flatten().map(Root::Entry));
-        let entries = journal.steps.iter().flat_map(|step| [step.before, step.after]).flatten();
+        let entries = journal.steps.iter().flat_map(|step| [&step.before, &step.after]).flatten();
         // What a directory holds are steps of their own.
-        roots.extend(entries.filter(|entry| entry.kind != EntryKind::Directory).map(Root::Entry));
+        let entries = entries.chain(journal.found.iter().map(|(_, entry)| entry));
+        roots.extend(entries.filter(|entry| entry.kind != EntryKind::Directory).map(|entry| Root::Entry(*entry)));
     }
     Ok(roots)
 }

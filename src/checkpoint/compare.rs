@@ -8,10 +8,15 @@ use crate::error::{Error, Result};
 use crate::format::tree::Named;
 use crate::ids::ObjectId;
 use crate::objects::{Batch, Entry, EntryKind, ObjectStore, read_tree};
-use crate::workspace::{Meta, RelPath};
+use crate::workspace::RelPath;
 
 /// A tree nested deeper than this was not written by this crate.
 const MAX_DEPTH: usize = 256;
+/// No tree is looked into at more paths than this: a few forged ones that name each other over and over would never end.
+const MAX_ALIKE: u32 = 1 << 16;
+
+/// At how many paths each stored tree was met.
+type Met = HashMap<ObjectId, u32>;
 
 /// One of the two states.
 #[derive(Clone, Copy, Debug)]
@@ -61,14 +66,15 @@ pub(super) fn alike(one: Option<&Entry>, other: Option<&Entry>) -> bool {
 
 /// Every path at which two states differ, the root's own mode aside; a directory before what it holds.
 ///
-/// Directories with the same id are not looked into, so the cost is that of what differs.
+/// Directories with the same id are not looked into, so the cost is that of what differs. One directory with
+/// the same content at more than 65,536 paths is [`Error::Corrupt`].
 pub(super) fn compare(
     objects: &ObjectStore,
     one: Side<'_>,
     other: Side<'_>,
     visit: &mut dyn FnMut(RelPath, Difference),
 ) -> Result<()> {
-    compare_below(objects, &RelPath::root(), one, other, 0, visit)
+    compare_below(objects, &RelPath::root(), one, other, 0, &mut Met::new(), visit)
 }
 
 fn compare_below(
@@ -77,6 +83,7 @@ fn compare_below(
     one: Side<'_>,
     other: Side<'_>,
     depth: usize,
+    met: &mut Met,
     visit: &mut dyn FnMut(RelPath, Difference),
 ) -> Result<()> {
     let tree = |side: &Side<'_>| side.entry().filter(|entry| entry.kind == EntryKind::Directory).map(|entry| entry.id);
@@ -85,6 +92,15 @@ fn compare_below(
     }
     if MAX_DEPTH < depth {
         return Err(Error::corrupt(&path.to_path(), 0, "trees are nested too deep"));
+    }
+    for side in [&one, &other] {
+        if let Side::Stored(Entry { kind: EntryKind::Directory, id, .. }) = side {
+            let times = met.entry(*id).or_default();
+            *times += 1;
+            if MAX_ALIKE < *times {
+                return Err(Error::corrupt(&path.to_path(), 0, "a tree is at too many paths"));
+            }
+        }
     }
     let mut others = other.children(objects)?;
     let ones = one.children(objects)?;
@@ -99,7 +115,7 @@ fn compare_below(
         if !alike(one.entry().as_ref(), other.entry().as_ref()) {
             visit(path.clone(), Difference { one: one.entry(), other: other.entry() });
         }
-        compare_below(objects, &path, one, other, depth + 1, visit)?;
+        compare_below(objects, &path, one, other, depth + 1, met, visit)?;
     }
     Ok(())
 }
@@ -152,17 +168,17 @@ pub(super) fn find_live<'n>(root: &'n Node, path: &RelPath) -> Option<&'n Node> 
     })
 }
 
-/// Every file of the workspace with what it was found to be.
-pub(super) fn live_metas(node: &Node, path: &RelPath, into: &mut HashMap<RelPath, (Entry, Meta)>) {
-    for (name, child) in &node.children {
-        let path = path.join(name);
-        live_metas(child, &path, into);
-        into.insert(path, (child.entry, child.meta));
-    }
-}
-
 /// What is left of a path, and what it becomes.
 type Graft<'p> = (Vec<&'p [u8]>, Option<Entry>);
+
+/// What a directory brings along that is grafted into a tree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Grafted {
+    /// Nothing: what it holds are changes of their own.
+    Alone,
+    /// What its tree holds, where nothing is yet.
+    Whole,
+}
 
 /// The tree `base` with some paths changed; directories on the way are made where they are missing.
 pub(super) fn graft(
@@ -170,9 +186,10 @@ pub(super) fn graft(
     batch: &Batch<'_>,
     base: &Entry,
     changes: &BTreeMap<RelPath, Option<Entry>>,
+    grafted: Grafted,
 ) -> Result<Entry> {
     let list: Vec<Graft<'_>> = changes.iter().map(|(path, entry)| (path.names().collect(), *entry)).collect();
-    graft_below(objects, batch, Some(base), base.mode, &list)
+    graft_below(objects, batch, Some(base), base.mode, &list, grafted)
 }
 
 /// `changes` are paths below this directory, as what is left of them; a directory's own change only sets its mode.
@@ -182,6 +199,7 @@ fn graft_below(
     base: Option<&Entry>,
     mode: u16,
     changes: &[Graft<'_>],
+    grafted: Grafted,
 ) -> Result<Entry> {
     const MADE_MODE: u16 = 0o755;
     let base = base.filter(|base| base.kind == EntryKind::Directory);
@@ -199,11 +217,12 @@ fn graft_below(
         let below: Vec<_> = changes.into_iter().filter(|(rest, _)| !rest.is_empty()).collect();
         let new = match own.unwrap_or(old) {
             Some(entry) if entry.kind == EntryKind::Directory => {
-                Some(graft_below(objects, batch, old.as_ref(), entry.mode, &below)?)
+                let base = old.or((grafted == Grafted::Whole).then_some(entry));
+                Some(graft_below(objects, batch, base.as_ref(), entry.mode, &below, grafted)?)
             }
             Some(entry) if below.iter().all(|(_, state)| state.is_none()) => Some(entry),
             None if below.iter().all(|(_, state)| state.is_none()) => None,
-            Some(_) | None => Some(graft_below(objects, batch, None, MADE_MODE, &below)?),
+            Some(_) | None => Some(graft_below(objects, batch, None, MADE_MODE, &below, grafted)?),
         };
         match new {
             Some(entry) => drop(names.insert(name.to_owned(), entry)),

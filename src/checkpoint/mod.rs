@@ -31,10 +31,10 @@ pub use crate::workspace::{ScanOptions, Skipped, Why};
 use self::compare::{Lookup, Side, compare};
 use self::diff::FileDiff as OneFile;
 use self::snapshot::{Looking, Snapshot, read_state};
-use crate::disk::{Disk, File, How, LockMode};
+use crate::disk::{Disk, File, LockMode};
 use crate::error::{Error, Result};
 use crate::ids::{ObjectKind, Uid};
-use crate::objects::{Batch, Entry, EntryKind, NewUid, ObjectStore};
+use crate::objects::{Batch, Entry, EntryKind, NewUid, ObjectStore, open_lock};
 use crate::workspace::{MetaKind, RelPath, Stamp, Workspace};
 
 /// Gives the time.
@@ -217,6 +217,19 @@ impl Files {
         }
     }
 
+    /// The same files with the journal at another place.
+    fn with_dir(&self, dir: PathBuf) -> Self {
+        Self {
+            disk: self.disk.clone(),
+            objects: self.objects.clone(),
+            workspace: self.workspace.clone(),
+            dir,
+            scan: self.scan.clone(),
+            new_uid: self.new_uid.clone(),
+            now: self.now.clone(),
+        }
+    }
+
     fn journal_path(&self) -> PathBuf {
         self.dir.join("journal")
     }
@@ -234,18 +247,8 @@ impl Files {
     fn lock(&self, mode: LockMode) -> Result<Box<dyn File>> {
         const PATIENCE: Duration = Duration::from_secs(10);
         const STEP: Duration = Duration::from_millis(2);
-        for dir in self.dir.ancestors().take(2).collect::<Vec<_>>().into_iter().rev() {
-            match self.disk.create_dir(dir) {
-                Ok(()) => {
-                    let parent = dir.parent().unwrap_or(dir);
-                    self.disk.sync_dir(parent).map_err(|e| Error::io("sync", parent, e))?;
-                }
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(error) => return Err(Error::io("create", dir, error)),
-            }
-        }
         let path = self.dir.join("lock");
-        let file = self.disk.open(&path, How::Create).map_err(|e| Error::io("open", &path, e))?;
+        let file = open_lock(&*self.disk, &path, 2)?;
         let mut waited = Duration::ZERO;
         while !file.try_lock(mode).map_err(|e| Error::io("lock", &path, e))? {
             if PATIENCE <= waited {

@@ -47,6 +47,13 @@ pub(super) struct Looking<'a> {
     pub(super) batch: Option<&'a Batch<'a>>,
 }
 
+/// A file that the stat cache knows.
+struct Known {
+    /// Whether its stat says anything: times of another run of the machine do not.
+    usable: bool,
+    file: Cached,
+}
+
 /// A file that was looked at.
 enum Looked {
     /// Its state, and whether it can be recognised by its stat from now on.
@@ -100,11 +107,11 @@ impl Looking<'_> {
     }
 
     /// The state of each file; directories are left for later and count as gone.
-    fn look_at_all(&self, found: &[Found], known: &HashMap<Vec<u8>, Cached>) -> Result<Vec<Looked>> {
+    fn look_at_all(&self, found: &[Found], known: &HashMap<Vec<u8>, Known>) -> Result<Vec<Looked>> {
         let mut looked = Vec::with_capacity(found.len());
         let mut unknown = Vec::new();
         for (at, found) in found.iter().enumerate() {
-            let entry = known.get(found.path.as_bytes()).and_then(|cached| recognise(cached, &found.meta));
+            let entry = known.get(found.path.as_bytes()).and_then(|known| recognise(known, &found.meta));
             match entry {
                 // A content that is remembered may have been collected since.
                 Some(entry) if self.batch.map_or(Ok(true), |batch| batch.contains(&entry.id))? => {
@@ -174,23 +181,26 @@ impl Looking<'_> {
         nanos(self.now) <= nanos(meta.modified.max(meta.changed)) + grain
     }
 
-    fn load_cache(&self) -> HashMap<Vec<u8>, Cached> {
+    fn load_cache(&self) -> HashMap<Vec<u8>, Known> {
         let root = self.workspace.root().as_os_str().as_encoded_bytes();
-        let read = || -> io::Result<Option<Vec<Cached>>> {
+        let read = || -> io::Result<Option<(u64, Vec<Cached>)>> {
             let file = self.disk.open(self.cache, How::Read)?;
             let mut bytes = vec![0; usize::try_from(file.len()?).unwrap_or(0)];
             file.read_at(&mut bytes, 0)?;
             Ok(stat::decode(&bytes, root))
         };
         // A cache that cannot be used costs reading the files.
-        let files = read().ok().flatten().unwrap_or_default();
-        files.into_iter().map(|mut file| (std::mem::take(&mut file.path), file)).collect()
+        let (boot, files) = read().ok().flatten().unwrap_or_default();
+        // A power cut may leave a file's new times beside its old bytes.
+        let is_of_now = boot != 0 && boot == self.workspace.boot();
+        let known = |mut file: Cached| (std::mem::take(&mut file.path), Known { usable: is_of_now, file });
+        files.into_iter().map(known).collect()
     }
 
     /// Writes what will be recognised next time. Not synced: the cache is derived and checksummed.
     ///
     /// Only by who stores contents: for others, having seen a file is no reason to lift the size limit.
-    fn save_cache(&self, found: &[Found], looked: &[Looked], known: &HashMap<Vec<u8>, Cached>) {
+    fn save_cache(&self, found: &[Found], looked: &[Looked], known: &HashMap<Vec<u8>, Known>) {
         if self.batch.is_none() {
             return;
         }
@@ -204,13 +214,14 @@ impl Looking<'_> {
         // since the size limit does not hold for a file that is known.
         let is_new = |(path, ..): &(&[u8], Stat, Entry)| !known.contains_key(*path);
         let same = |(path, stat, entry): &&(&[u8], Stat, Entry)| {
-            known.get(*path).is_some_and(|cached| cached.stat == *stat && cached.entry == *entry)
+            known.get(*path).is_some_and(|known| known.usable && known.file.stat == *stat && known.file.entry == *entry)
         };
         if !files.iter().any(is_new) && known.len() <= files.iter().filter(same).count() + WORTH_WRITING {
             return;
         }
         let root = self.workspace.root().as_os_str().as_encoded_bytes();
-        let bytes = stat::encode(root, files.iter().map(|(path, stat, entry)| (*path, stat, entry)));
+        let bytes =
+            stat::encode(root, self.workspace.boot(), files.iter().map(|(path, stat, entry)| (*path, stat, entry)));
         let temp = self.cache.with_extension(format!("{}.tmp", self.temp));
         let write = || -> io::Result<()> {
             self.disk.open(&temp, How::CreateNew)?.write_at(&bytes, 0)?;
@@ -266,12 +277,12 @@ fn stat_of(meta: &Meta) -> Stat {
     Stat { modified: stamp(meta.modified), changed: stamp(meta.changed), inode: meta.inode, device: meta.device }
 }
 
-fn recognise(cached: &Cached, meta: &Meta) -> Option<Entry> {
+fn recognise(Known { usable, file }: &Known, meta: &Meta) -> Option<Entry> {
     let (kind, mode) = match meta.kind {
         MetaKind::File => (EntryKind::File, meta.mode),
         MetaKind::Symlink => (EntryKind::Symlink, 0),
         MetaKind::Directory | MetaKind::Special => return None,
     };
-    let entry = Entry { kind, mode, size: meta.size, id: cached.entry.id };
-    (cached.stat == stat_of(meta) && cached.entry == entry).then_some(entry)
+    let entry = Entry { kind, mode, size: meta.size, id: file.entry.id };
+    (*usable && file.stat == stat_of(meta) && file.entry == entry).then_some(entry)
 }

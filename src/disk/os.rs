@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use fs2::FileExt;
 
@@ -178,15 +178,15 @@ fn read_some(file: &fs::File, out: &mut [u8], at: u64) -> io::Result<usize> {
     std::os::windows::fs::FileExt::seek_read(file, out, at)
 }
 
-/// Looks at a file's length every few milliseconds: works on every file system, network ones included.
+/// Looks at a file's length and time every few milliseconds: works on every file system, network ones included.
 #[derive(Debug)]
 struct Polling {
     path: PathBuf,
-    last: Option<u64>,
+    last: Option<(u64, SystemTime)>,
 }
 
 impl Polling {
-    /// Looks at the length every `step`, which `sleep` passes; that may return early and say so.
+    /// Looks at length and time every `step`, which `sleep` passes; that may return early and say so.
     fn wait_by(
         &mut self,
         timeout: Duration,
@@ -195,8 +195,10 @@ impl Polling {
     ) -> io::Result<()> {
         let mut left = timeout;
         loop {
-            let len = fs::metadata(&self.path)?.len();
-            if self.last.replace(len).is_some_and(|last| last != len) || left.is_zero() {
+            let found = fs::metadata(&self.path)?;
+            // Over spaces that were laid ahead a file is written without growing.
+            let now = (found.len(), found.modified()?);
+            if self.last.replace(now).is_some_and(|last| last != now) || left.is_zero() {
                 return Ok(());
             }
             let step = step.min(left);

@@ -4,7 +4,8 @@ use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::files::FilesMove;
-use crate::ids::{Crc, Offset, Position, ProjectName, SessionId, SideName, Uid};
+use super::pack::MAX_OBJECT;
+use crate::ids::{Crc, ObjectId, Offset, Position, ProjectName, SessionId, SideName, Uid};
 
 /// Line 1 of a transcript.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,6 +58,22 @@ impl From<Position> for Place {
 impl From<Place> for Position {
     fn from(Place { uid, offset, crc, records, moved }: Place) -> Self {
         Self { uid, offset, crc, records, moved }
+    }
+}
+
+/// The payload of a record that is an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Large {
+    pub(crate) object: ObjectId,
+    /// Bytes of the payload.
+    #[serde(deserialize_with = "object_len")]
+    pub(crate) size: u64,
+}
+
+fn object_len<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+    match u64::deserialize(from)? {
+        size @ 1..=MAX_OBJECT => Ok(size),
+        _ => Err(D::Error::custom("no object has this length")),
     }
 }
 

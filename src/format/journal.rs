@@ -23,17 +23,21 @@ pub(crate) struct Journal {
     pub(crate) uid: Uid,
     /// The workspace's path when the journal was written.
     pub(crate) root: Vec<u8>,
+    /// The run of the machine in which the journal was written; 0 when that is not known.
+    pub(crate) boot: u64,
     /// What the caller needs to write its record.
     pub(crate) payload: Vec<u8>,
     /// The tree of the whole workspace before, when it was captured.
     pub(crate) before: Option<Entry>,
     /// The tree that the session has seen once all is done.
     pub(crate) seen: Option<Entry>,
+    /// Contents that were neither the before nor the after of their path, and were replaced.
+    pub(crate) found: Vec<(Vec<u8>, Entry)>,
     pub(crate) steps: Vec<Step>,
 }
 
 /// What is appended once all files are as they shall be.
-pub(crate) fn applied_mark() -> [u8; 8] {
+pub(crate) const fn applied_mark() -> [u8; 8] {
     APPLIED
 }
 
@@ -41,9 +45,15 @@ pub(crate) fn encode(journal: &Journal) -> Vec<u8> {
     let mut out = MAGIC.to_vec();
     out.extend_from_slice(&journal.uid.to_bytes());
     put_counted(&journal.root, &mut out);
+    out.extend_from_slice(&journal.boot.to_le_bytes());
     put_counted(&journal.payload, &mut out);
     put_state(journal.before.as_ref(), &mut out);
     put_state(journal.seen.as_ref(), &mut out);
+    out.extend_from_slice(&u32::try_from(journal.found.len()).unwrap_or(u32::MAX).to_le_bytes());
+    for (path, entry) in &journal.found {
+        put_counted(path, &mut out);
+        put_state(Some(entry), &mut out);
+    }
     for step in &journal.steps {
         put_counted(&step.path, &mut out);
         put_state(step.before.as_ref(), &mut out);
@@ -68,19 +78,29 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<(Journal, bool), Bad> {
     }
     let uid = Uid::from_bytes(fields.array().ok_or(Bad::Torn)?);
     let root = fields.counted().ok_or(Bad::Torn)?.to_owned();
+    let boot = fields.u64().ok_or(Bad::Torn)?;
     let payload = fields.counted().ok_or(Bad::Torn)?.to_owned();
     let before = take_state(&mut fields)?;
     let seen = take_state(&mut fields)?;
+    let mut found = Vec::new();
+    for _ in 0..fields.u32().ok_or(Bad::Torn)? {
+        let path = take_path(&mut fields)?;
+        let entry = take_state(&mut fields)?.ok_or(Bad::Corrupt("a journal has found nothing"))?;
+        found.push((path.to_owned(), entry));
+    }
     let mut steps = Vec::new();
     while !fields.is_empty() {
-        let path = fields.counted().ok_or(Bad::Torn)?;
-        if path.is_empty() || !path.split(|&c| c == b'/').all(tree::name_is_fit) {
-            return Err(Bad::Corrupt("a journal names a path that leads out of the workspace"));
-        }
+        let path = take_path(&mut fields)?;
         let (before, after) = (take_state(&mut fields)?, take_state(&mut fields)?);
         steps.push(Step { path: path.to_owned(), before, after });
     }
-    Ok((Journal { uid, root, payload, before, seen, steps }, rest == APPLIED))
+    Ok((Journal { uid, root, boot, payload, before, seen, found, steps }, rest == APPLIED))
+}
+
+fn take_path<'b>(fields: &mut Fields<'b>) -> Result<&'b [u8], Bad> {
+    let path = fields.counted().ok_or(Bad::Torn)?;
+    let is_fit = !path.is_empty() && path.split(|&c| c == b'/').all(tree::name_is_fit);
+    is_fit.then_some(path).ok_or(Bad::Corrupt("a journal names a path that leads out of the workspace"))
 }
 
 fn put_state(state: Option<&Entry>, out: &mut Vec<u8>) {
@@ -113,8 +133,17 @@ mod tests {
             Step { path: b"a/b".to_vec(), before: None, after: Some(entry) },
             Step { path: b"c\xff".to_vec(), before: Some(entry), after: None },
         ];
-        let uid = Uid::from_bytes([3; 16]);
-        Journal { uid, root: b"/w".to_vec(), payload: b"{}".to_vec(), before: Some(tree), seen: None, steps }
+        let (uid, found) = (Uid::from_bytes([3; 16]), vec![(b"c\xff".to_vec(), entry)]);
+        Journal {
+            uid,
+            root: b"/w".to_vec(),
+            boot: 7,
+            payload: b"{}".to_vec(),
+            before: Some(tree),
+            seen: None,
+            found,
+            steps,
+        }
     }
 
     #[test]

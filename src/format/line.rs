@@ -16,6 +16,8 @@ pub(crate) const MAX_SYNCED: u64 = (1 << 48) - 1;
 
 const AT: &[u8] = b"{\"at\":\"";
 const AFTER_AT: &[u8] = b"\",\"";
+/// What every line begins with, whatever its time.
+const HEAD: &[u8; HEAD_LEN] = b"{\"at\":\"0000-00-00T00:00:00.000Z\",\"";
 const ID: &[u8] = b"id\":\"";
 const SYNCED: &[u8] = b",\"synced\":\"";
 const MORE: &[u8] = b",\"more\":1";
@@ -34,6 +36,7 @@ const _: () = assert!(CRC.len() + 8 + END.len() == 19 && SYNCED.len() + 12 + 1 =
 pub(crate) mod kind {
     pub(crate) const HEADER: &str = "forklog";
     pub(crate) const DATA: &str = "data";
+    pub(crate) const LARGE: &str = "large";
     pub(crate) const META: &str = "meta";
     pub(crate) const REWIND: &str = "rewind";
     pub(crate) const UNDO: &str = "undo";
@@ -44,6 +47,11 @@ pub(crate) mod kind {
     pub(crate) const STORE: &str = "store";
     pub(crate) const MAP: &str = "map";
     pub(crate) const LIVE: &str = "live";
+
+    /// Whether lines of this kind are records of the conversation.
+    pub(crate) fn is_record(kind: &str) -> bool {
+        kind == DATA || kind == LARGE
+    }
 
     /// Kinds that are never followed by more of a batch.
     pub(super) const ALONE: [&str; 10] = [HEADER, REWIND, UNDO, REDO, CHECKPOINT, REPAIR, CLOSE, STORE, MAP, LIVE];
@@ -117,15 +125,18 @@ pub(crate) struct Frame {
 
 impl Frame {
     /// The line with these parts, given the bytes that the frame was made of.
+    #[inline]
     pub(crate) fn of<'a>(&self, line: &'a [u8]) -> Whole<'a> {
         let part = |from: usize, len: usize| line.get(from..from + len).unwrap_or_default();
         let text = |from: usize, len: usize| std::str::from_utf8(part(from, len)).unwrap_or_default();
         let id_at = HEAD_LEN + ID.len();
         let kind_at = HEAD_LEN + if self.id == 0 { 0 } else { ID.len() + self.id + AFTER_AT.len() };
+        // Nearly every line is of this kind, and what is known need not be looked at again.
+        let is_data = part(kind_at, self.kind) == kind::DATA.as_bytes();
         Whole {
             at: part(AT.len(), Timestamp::LEN),
             id: (self.id > 0).then(|| text(id_at, self.id)),
-            kind: text(kind_at, self.kind),
+            kind: if is_data { kind::DATA } else { text(kind_at, self.kind) },
             payload: part(kind_at + self.kind + 2, self.payload),
             len: self.len,
             link: self.link,
@@ -172,9 +183,9 @@ pub(crate) fn encode_with<E>(
     debug_assert!(before.synced <= synced && synced <= before.end && is_time(draft.at));
     debug_assert!(!before.more || synced == before.synced, "a batch makes one promise");
     let start = out.len();
-    out.extend_from_slice(AT);
-    out.extend_from_slice(draft.at);
-    out.extend_from_slice(AFTER_AT);
+    let mut head = *HEAD;
+    head[AT.len()..AT.len() + Timestamp::LEN].copy_from_slice(draft.at);
+    out.extend_from_slice(&head);
     if let Some(id) = draft.id {
         out.extend_from_slice(ID);
         out.extend_from_slice(id.as_bytes());
@@ -185,16 +196,17 @@ pub(crate) fn encode_with<E>(
     let from = out.len();
     payload(out)?;
     let payload = out.len() - from;
-    out.extend_from_slice(SYNCED);
-    out.extend_from_slice(&hex::<12>(synced));
-    out.push(b'"');
+    let mut promise = *b",\"synced\":\"000000000000\"";
+    promise[SYNCED.len()..SYNCED.len() + 12].copy_from_slice(&hex::<12>(synced));
+    out.extend_from_slice(&promise);
     if draft.more {
         out.extend_from_slice(MORE);
     }
     out.extend_from_slice(CRC);
     let crc = chain(before.crc, &out[start..]);
-    out.extend_from_slice(&hex::<8>(crc.0.into()));
-    out.extend_from_slice(END);
+    let mut end = *b"00000000\"}\n";
+    end[..8].copy_from_slice(&hex::<8>(crc.0.into()));
+    out.extend_from_slice(&end);
     let len = out.len() - start;
     let link = Link { end: before.end + len as u64, crc, synced, more: draft.more };
     Ok(Frame { id: draft.id.map_or(0, str::len), kind: draft.kind.len(), payload, len, link })
@@ -253,7 +265,7 @@ pub(crate) fn check(line: &[u8], before: Link) -> Result<Whole<'_>, &'static str
     if before.more && synced != before.synced {
         return Err("the lines of a batch promise different things");
     }
-    if id.is_some() && kind != kind::DATA {
+    if id.is_some() && !kind::is_record(kind) {
         return Err("a control record has an id");
     }
     if more && kind::ALONE.contains(&kind) {
@@ -351,7 +363,7 @@ fn chain(before: Crc, covered: &[u8]) -> Crc {
 /// Returns the link that it verifies with.
 pub(crate) fn check_close(line: &[u8], start: u64) -> Option<Link> {
     let chain = line.windows(CLOSE_HEAD.len()).take(64).position(|part| part == CLOSE_HEAD)? + CLOSE_HEAD.len();
-    let digits = line.get(chain..chain + 8)?;
+    let digits: &[u8; 8] = line.get(chain..)?.first_chunk()?;
     let crc = Crc(u32::try_from(unhex(digits)?).ok()?);
     let link = Link::alone(start, crc);
     let whole = check(line, link).ok()?;
@@ -381,28 +393,52 @@ pub(crate) fn crc32(bytes: &[u8]) -> Crc {
     chain(Crc(0), bytes)
 }
 
-pub(crate) fn hex<const N: usize>(mut value: u64) -> [u8; N] {
-    const DIGITS: [u8; 16] = *b"0123456789abcdef";
-    let mut text = [b'0'; N];
-    for place in text.iter_mut().rev() {
-        *place = DIGITS[(value & 15) as usize];
-        value >>= 4;
+/// The last `N` of the 16 hexadecimal digits of `value`.
+pub(crate) fn hex<const N: usize>(value: u64) -> [u8; N] {
+    /// Eight digits at once: a hexadecimal digit to a byte, then to its character.
+    fn digits(value: u64) -> [u8; 8] {
+        const EACH: u64 = 0x0101_0101_0101_0101;
+        let spread = value & 0xFFFF_FFFF;
+        let spread = (spread | spread << 16) & 0x0000_FFFF_0000_FFFF;
+        let spread = (spread | spread << 8) & 0x00FF_00FF_00FF_00FF;
+        let spread = (spread | spread << 4) & 0x0F0F_0F0F_0F0F_0F0F;
+        let letters = (spread + 6 * EACH) >> 4 & EACH;
+        (spread + u64::from(b'0') * EACH + letters * u64::from(b'a' - b'0' - 10)).to_be_bytes()
     }
+    let mut all = [0; 16];
+    all[..8].copy_from_slice(&digits(value >> 32));
+    all[8..].copy_from_slice(&digits(value));
+    let mut text = [0; N];
+    text.copy_from_slice(&all[16 - N..]);
     text
 }
 
-/// Reads lower-case hexadecimal digits.
-fn unhex(digits: &[u8]) -> Option<u64> {
-    let mut value = 0;
-    for &c in digits {
-        let digit = match c {
-            b'0'..=b'9' => c - b'0',
-            b'a'..=b'f' => c - b'a' + 10,
-            _ => return None,
-        };
-        value = value << 4 | u64::from(digit);
+/// Reads lower-case hexadecimal digits, of which there are 8 to 16.
+#[inline]
+fn unhex<const N: usize>(digits: &[u8; N]) -> Option<u64> {
+    let (high, low) = digits.split_last_chunk::<8>()?;
+    let mut first = [b'0'; 8];
+    first.get_mut(16_usize.checked_sub(N)?..)?.copy_from_slice(high);
+    Some(unhex_eight(first)? << 32 | unhex_eight(*low)?)
+}
+
+/// Reads eight digits at once, one in each byte of a word: every line that is read has twenty.
+#[inline]
+fn unhex_eight(digits: [u8; 8]) -> Option<u64> {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    let text = u64::from_be_bytes(digits);
+    // Letters have bit 6, and `a` is 0x61; no byte overflows into its neighbour.
+    let letters = text >> 6 & ONES;
+    let values = (text & (ONES * 0x0f)) + letters * 9;
+    // What is spelled as its value is spelled, and has a value below 16, was a digit.
+    let above_nine = (values + ONES * (0x80 - 10)) >> 7 & ONES;
+    let spelled = values + ONES * u64::from(b'0') + above_nine * u64::from(b'a' - b'0' - 10);
+    if values & (ONES * 0xf0) != 0 || spelled != text {
+        return None;
     }
-    Some(value)
+    let pairs = (values | values >> 4) & 0x00ff_00ff_00ff_00ff;
+    let fours = (pairs | pairs >> 8) & 0x0000_ffff_0000_ffff;
+    Some((fours | fours >> 16) & 0xffff_ffff)
 }
 
 #[cfg(test)]
@@ -410,6 +446,24 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn digits_are_read_as_they_are_written_and_in_no_other_spelling() {
+        for value in [0, 1, 0x9abc_def0, 0xffff_ffff, 0x1234_5678, 0xa0a0_9999] {
+            let text = hex::<8>(value);
+            assert_eq!(unhex(&text), Some(value));
+            for (at, other) in (0..8).flat_map(|at| (0..=255).map(move |other| (at, other))) {
+                let mut bytes = text;
+                bytes[at] = other;
+                let known = std::str::from_utf8(&bytes)
+                    .ok()
+                    .filter(|text| text.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f')));
+                assert_eq!(unhex(&bytes), known.and_then(|text| u64::from_str_radix(text, 16).ok()), "{bytes:?}");
+            }
+        }
+        assert_eq!(unhex(&hex::<12>(0x1234_5678_9abc)), Some(0x1234_5678_9abc));
+        assert_eq!(unhex(b"0000000g4240"), None);
+    }
 
     const AT: &[u8; 24] = b"2026-11-21T01:29:42.123Z";
 

@@ -100,6 +100,11 @@ impl Row {
         good.then_some(row)
     }
 
+    /// The tags of an encoded row.
+    pub(crate) fn tags_of(bytes: &[u8; ROW]) -> u64 {
+        u64_at(bytes, 40)
+    }
+
     /// What lists are ordered by: the newest first, and by uid where times are equal.
     pub(crate) fn order(&self) -> Order {
         Order { updated: std::cmp::Reverse(self.updated), uid: self.uid }

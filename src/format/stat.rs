@@ -22,9 +22,14 @@ pub(crate) struct Cached {
     pub(crate) entry: Entry,
 }
 
-pub(crate) fn encode<'a>(root: &[u8], files: impl Iterator<Item = (&'a [u8], &'a Stat, &'a Entry)>) -> Vec<u8> {
+pub(crate) fn encode<'a>(
+    root: &[u8],
+    boot: u64,
+    files: impl Iterator<Item = (&'a [u8], &'a Stat, &'a Entry)>,
+) -> Vec<u8> {
     let mut out = MAGIC.to_vec();
     put_counted(root, &mut out);
+    out.extend_from_slice(&boot.to_le_bytes());
     for (path, stat, entry) in files {
         put_counted(path, &mut out);
         for (seconds, nanos) in [stat.modified, stat.changed] {
@@ -39,12 +44,13 @@ pub(crate) fn encode<'a>(root: &[u8], files: impl Iterator<Item = (&'a [u8], &'a
     out
 }
 
-/// The files of the workspace at `root`, or `None` when anything about the cache is wrong.
-pub(crate) fn decode(bytes: &[u8], root: &[u8]) -> Option<Vec<Cached>> {
+/// The run of the machine and the files of the workspace at `root`, or `None` when anything about the cache is wrong.
+pub(crate) fn decode(bytes: &[u8], root: &[u8]) -> Option<(u64, Vec<Cached>)> {
     let mut fields = Fields::new(checked_body(bytes)?);
     if fields.array() != Some(MAGIC) || fields.counted() != Some(root) {
         return None;
     }
+    let boot = fields.u64()?;
     let mut files = Vec::new();
     while !fields.is_empty() {
         let path = fields.counted()?.to_owned();
@@ -53,7 +59,7 @@ pub(crate) fn decode(bytes: &[u8], root: &[u8]) -> Option<Vec<Cached>> {
         let stat = Stat { modified, changed, inode: fields.u64()?, device: fields.u64()? };
         files.push(Cached { path, stat, entry: tree::decode_entry(&mut fields).ok()? });
     }
-    Some(files)
+    Some((boot, files))
 }
 
 pub(crate) fn put_counted(bytes: &[u8], out: &mut Vec<u8>) {
@@ -73,8 +79,9 @@ mod tests {
         let stat = Stat { modified: (-5, 7), changed: (9, 999_999_999), inode: 3, device: 4 };
         let entry = Entry { kind: EntryKind::File, mode: 0o644, size: 3, id: ObjectId::of(ObjectKind::Blob, b"abc") };
         let files = [(&b"a"[..], &stat, &entry), (&b"b/\xff"[..], &stat, &entry)];
-        let bytes = encode(b"/w", files.into_iter());
-        let read = decode(&bytes, b"/w").expect("just written");
+        let bytes = encode(b"/w", 7, files.into_iter());
+        let (boot, read) = decode(&bytes, b"/w").expect("just written");
+        assert_eq!(boot, 7);
         assert!(read.iter().map(|file| (file.path.as_slice(), &file.stat, &file.entry)).eq(files));
         assert_eq!(decode(&bytes, b"/v"), None, "another workspace");
         for len in 0..bytes.len() {

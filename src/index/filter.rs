@@ -143,6 +143,11 @@ impl<'a> Sieve<'a> {
         }
     }
 
+    /// The bits that a row must have for its tags; 0 where it need have none.
+    pub(super) fn tags_all(&self) -> u64 {
+        self.tags_all
+    }
+
     pub(super) fn lets_through(&self, row: &Row) -> bool {
         row.tags & self.tags_all == self.tags_all
             && self.filter.fits_flags(row.flags & flag::ARCHIVED != 0, row.flags & flag::DAMAGED != 0)

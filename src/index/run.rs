@@ -124,6 +124,24 @@ impl Run {
         row.ok_or_else(|| self.corrupt(at, "not a row"))
     }
 
+    /// The first row of these that has all bits of `tags`, or their end. Looks at nothing else of a row, block by block: rows that a
+    /// filter passes over are most of its cost.
+    pub(super) fn first_with(&self, rows: Range<u32>, tags: u64) -> Result<u32> {
+        #[expect(clippy::cast_possible_truncation, reason = "64")]
+        const EACH: u32 = (BLOCK / ROW) as u32;
+        let mut from = rows.start;
+        while from < rows.end {
+            let to = rows.end.min((from / EACH + 1) * EACH);
+            let bytes = self.bytes(u64::from(from) * ROW as u64, (to - from) as usize * ROW)?;
+            let found = bytes.as_chunks().0.iter().zip(from..).find(|(row, _)| Row::tags_of(row) & tags == tags);
+            if let Some((_, n)) = found {
+                return Ok(n);
+            }
+            from = to;
+        }
+        Ok(rows.end)
+    }
+
     /// What the row does not say about its entry.
     pub(super) fn text(&self, row: &Row) -> Result<&[u8]> {
         let at = self.foot.texts + row.text;

@@ -190,7 +190,11 @@ impl<'a> Scan<'a> {
 
     fn advance(&mut self, sieve: &Sieve<'_>) -> Result<()> {
         self.head = None;
-        while let Some(n) = self.next_number()? {
+        loop {
+            if let (Rows::All(rows), Level::Run(run), 1..) = (&mut self.rows, self.level, sieve.tags_all()) {
+                rows.start = run.first_with(rows.clone(), sieve.tags_all())?;
+            }
+            let Some(n) = self.next_number()? else { break };
             let row = self.level.row(n)?;
             if self.end.is_some_and(|end| Reverse(row.updated) > end) {
                 break;

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::disk::File;
@@ -25,6 +26,10 @@ pub(crate) struct Appender {
     max_line: u64,
     /// The last time that was written, in milliseconds and as text: most of it stays the same for thousands of lines.
     second: (i64, [u8; Timestamp::LEN]),
+    /// How many spaces are laid ahead of the lines when those before are used up. 0: none, ever.
+    ahead: usize,
+    /// The file's length while spaces are laid ahead.
+    laid: u64,
     /// Set when a cut failed: what stands at the end is unknown.
     broken: bool,
 }
@@ -32,7 +37,28 @@ pub(crate) struct Appender {
 impl Appender {
     pub(crate) fn new(path: PathBuf, file: Arc<dyn File>, link: Link, max_line: u64) -> Self {
         let second = (0, Timestamp::from_millis(0).to_bytes());
-        Self { path, file, link, buf: Vec::new(), staged: Vec::new(), max_line, second, broken: false }
+        let (buf, staged, laid) = (Vec::new(), Vec::new(), link.end);
+        Self { path, file, link, buf, staged, max_line, second, ahead: 0, laid, broken: false }
+    }
+
+    /// Lays so many spaces ahead from now on. Only for who holds the write lock as long as this lives, and
+    /// [trims](Appender::trim) in the end.
+    pub(crate) fn lay_ahead(&mut self, bytes: usize) {
+        self.ahead = bytes;
+    }
+
+    /// Cuts off the spaces that are laid ahead, and lays no more.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`]: they may still be there, which does no harm.
+    pub(crate) fn trim(&mut self) -> Result<()> {
+        self.ahead = 0;
+        if self.laid > self.link.end {
+            self.file.set_len(self.link.end).map_err(|source| Error::io("cut", &self.path, source))?;
+            self.laid = self.link.end;
+        }
+        Ok(())
     }
 
     /// After the last line that is written.
@@ -52,7 +78,7 @@ impl Appender {
 
     /// Goes on at `link`, where another writer left off.
     pub(crate) fn catch_up(&mut self, link: Link) {
-        debug_assert!(self.buf.is_empty());
+        debug_assert!(self.buf.is_empty() && self.ahead == 0);
         self.link = link;
     }
 
@@ -117,12 +143,32 @@ impl Appender {
     /// [`Error::Full`] and [`Error::Io`]: what had been written was cut off again. Where that fails too, the appender
     /// [is broken](Appender::is_broken).
     pub(crate) fn write(&mut self) -> Result<()> {
-        if let Err(source) = self.file.write_at(&self.buf, self.link.end) {
+        if let Err(source) = self.write_out() {
             self.broken = self.file.set_len(self.link.end).is_err();
+            self.laid = self.link.end;
             self.discard();
             return Err(Error::io("append to", &self.path, source));
         }
         self.link = self.staged_link();
+        Ok(())
+    }
+
+    fn write_out(&mut self) -> io::Result<()> {
+        let lines = self.buf.len();
+        let end = self.link.end + lines as u64;
+        if self.ahead == 0 || end <= self.laid {
+            return self.file.write_at(&self.buf, self.link.end);
+        }
+        self.buf.resize(lines + self.ahead, b' ');
+        let written = self.file.write_at(&self.buf, self.link.end);
+        self.buf.truncate(lines);
+        self.laid = end + self.ahead as u64;
+        if written.is_err() {
+            // There may be room for the lines alone.
+            self.file.set_len(self.link.end)?;
+            self.file.write_at(&self.buf, self.link.end)?;
+            self.laid = end;
+        }
         Ok(())
     }
 
@@ -145,45 +191,58 @@ impl Appender {
 /// Syncs of one file, shared by all threads that wait for one.
 ///
 /// Whoever needs a sync while none runs starts one, for everything that is written by then; whoever comes meanwhile
-/// waits for the next. So any number of threads share two syncs at most.
+/// waits for the next. So any number of threads share two syncs at most, and those that go on appending mostly one: whoever
+/// starts a sync lets those first append again that the sync before has woken.
 #[derive(Debug)]
 pub(crate) struct Syncer {
     path: PathBuf,
     file: Arc<dyn File>,
-    state: Mutex<SyncState>,
+    /// Length of the file that is known to be on stable storage. It never falls.
+    synced: AtomicU64,
+    /// A sync failed: nothing can be promised any more.
+    failed: AtomicBool,
+    /// The two above only change while this is locked, so that who waits misses nothing.
+    turns: Mutex<Turns>,
     done: Condvar,
 }
 
-#[derive(Debug)]
-struct SyncState {
-    /// Length of the file that is known to be on stable storage.
-    synced: u64,
+#[derive(Debug, Default)]
+struct Turns {
+    /// Whether a sync runs, or is about to.
     running: bool,
-    /// A sync failed: nothing can be promised any more.
-    failed: bool,
+    /// Threads that wait for it, or for the next.
+    waiting: usize,
+    /// Threads that waited for the last one.
+    company: usize,
 }
 
 impl Syncer {
     /// For a file whose first `synced` bytes are on stable storage.
     pub(crate) fn new(path: PathBuf, file: Arc<dyn File>, synced: u64) -> Self {
-        let state = SyncState { synced, running: false, failed: false };
-        Self { path, file, state: Mutex::new(state), done: Condvar::new() }
+        Self {
+            path,
+            file,
+            synced: AtomicU64::new(synced),
+            failed: AtomicBool::new(false),
+            turns: Mutex::new(Turns::default()),
+            done: Condvar::new(),
+        }
     }
 
     /// The promise that can be made now.
     pub(crate) fn promise(&self) -> u64 {
-        self.lock().synced
+        self.synced.load(Ordering::Acquire)
     }
 
     /// Whether a sync has failed.
     pub(crate) fn has_failed(&self) -> bool {
-        self.lock().failed
+        self.failed.load(Ordering::Acquire)
     }
 
     /// Takes over a promise that another writer has made.
     pub(crate) fn learn(&self, synced: u64) {
-        let mut state = self.lock();
-        state.synced = state.synced.max(synced);
+        let _turns = self.lock();
+        self.synced.fetch_max(synced, Ordering::Release);
     }
 
     /// Returns once the first `wanted` bytes are on stable storage. `written` tells how much is written by the time a sync
@@ -198,41 +257,60 @@ impl Syncer {
         written: impl Fn() -> u64,
         first: impl FnOnce() -> Result<()>,
     ) -> Result<()> {
-        let mut state = self.lock();
+        let mut turns = self.lock();
         loop {
-            if state.failed {
+            if self.has_failed() {
                 return Err(Error::Poisoned { path: self.path.clone() });
             }
-            if state.synced >= wanted {
+            if self.promise() >= wanted {
                 return Ok(());
             }
-            if !state.running {
+            if !turns.running {
                 break;
             }
-            state = self.done.wait(state).unwrap_or_else(PoisonError::into_inner);
+            turns.waiting += 1;
+            turns = self.done.wait(turns).unwrap_or_else(PoisonError::into_inner);
+            turns.waiting -= 1;
         }
-        state.running = true;
-        drop(state);
+        turns.running = true;
+        let company = turns.company;
+        drop(turns);
+        self.gather(company);
         let prepared = first();
         let upto = written();
         let synced: io::Result<()> = if prepared.is_ok() { self.file.sync() } else { Ok(()) };
-        let mut state = self.lock();
-        state.running = false;
+        let mut turns = self.lock();
+        turns.running = false;
+        turns.company = turns.waiting;
         if prepared.is_ok() {
             match &synced {
-                Ok(()) => state.synced = state.synced.max(upto),
-                Err(_) => state.failed = true,
+                Ok(()) => drop(self.synced.fetch_max(upto, Ordering::Release)),
+                Err(_) => self.failed.store(true, Ordering::Release),
             }
         }
-        self.done.notify_all();
-        drop(state);
+        if turns.waiting > 0 {
+            self.done.notify_all();
+        }
+        drop(turns);
         prepared?;
         // For lack of space too: `Full` would say that the handle lives.
         synced.map_err(|source| Error::Io { op: "sync", path: self.path.clone(), source })
     }
 
-    fn lock(&self) -> MutexGuard<'_, SyncState> {
-        // Nothing panics while it holds this lock, and each field is right by itself.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Lets other threads run until as many wait as did last time, and not for long.
+    fn gather(&self, company: usize) {
+        // Where nobody else can run, each turn costs half a microsecond.
+        const PATIENCE: usize = 32;
+        for _ in 0..PATIENCE {
+            if self.lock().waiting >= company {
+                break;
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Turns> {
+        // Nothing panics while it holds this lock.
+        self.turns.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -150,9 +150,15 @@ fn batch_end(file: &Arc<dyn File>, link: Link, len: u64) -> std::io::Result<Resu
     }
 }
 
-/// The promise of the last line of the file, if that line verifies alone; 0 otherwise.
+/// The promise of the last line of the file, padding aside, if that line verifies alone; 0 otherwise.
 pub(super) fn promise_at_end(file: &Arc<dyn File>, from: Link, len: u64) -> std::io::Result<u64> {
-    match BackScanner::new(file.clone(), from, len).next()? {
+    let mut back = BackScanner::new(file.clone(), from, len);
+    let padding = match back.next()? {
+        Back::Line(_, whole) => return Ok(whole.link.synced),
+        Back::Bad(start, _) => only_spaces(file, start, len)?,
+        Back::End => false,
+    };
+    match if padding { back.next()? } else { Back::End } {
         Back::Line(_, whole) => Ok(whole.link.synced),
         Back::Bad(..) | Back::End => Ok(0),
     }
@@ -291,7 +297,7 @@ pub(super) fn seed_before(file: &Arc<dyn File>, at: u64) -> std::io::Result<Opti
 }
 
 fn only_spaces(file: &Arc<dyn File>, from: u64, len: u64) -> std::io::Result<bool> {
-    let mut buf = [0; 4096];
+    let mut buf = [0; 16 << 10];
     let mut at = from;
     while at < len {
         let got = file.read_at(&mut buf, at)?;

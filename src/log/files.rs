@@ -1,6 +1,7 @@
 //! What a transcript's history says about files: checkpoints, notes of single paths, and head moves that moved files.
 
 use super::ends::{self, Seen};
+use super::large;
 use super::lineage::{Lineage, View};
 use super::state::{Walk, Walked, each_line};
 use super::transcript::{Tip, Transcript, files_of};
@@ -10,6 +11,7 @@ use crate::format::control;
 use crate::format::files::{CheckpointRecord, FilesMove, PathText, StateText};
 use crate::format::line::{Link, Whole, kind};
 use crate::ids::{Position, Uid};
+use crate::objects::Root;
 use crate::time::Timestamp;
 
 /// A record about files.
@@ -157,7 +159,7 @@ pub(crate) fn in_view(disk: &dyn Disk, view: &View) -> Result<Vec<InView>> {
         loop {
             match walk.next()? {
                 Walked::Line(start, whole) => {
-                    records += u64::from(whole.kind == kind::DATA);
+                    records += u64::from(kind::is_record(whole.kind));
                     if whole.kind == kind::CHECKPOINT {
                         let record = read_checkpoint(&whole).ok_or_else(|| source.newer(start, whole.kind))?;
                         let tip = Tip { link: whole.link, records, moved: extent.moved };
@@ -188,7 +190,7 @@ pub(crate) fn checkpoint_at(disk: &dyn Disk, view: &View, place: &Position) -> R
         let mut walk = Walk::new(source.clone(), from.take().unwrap_or(extent.from), extent.to);
         loop {
             match walk.next()? {
-                Walked::Line(_, whole) if whole.kind == kind::DATA => return Ok(found),
+                Walked::Line(_, whole) if kind::is_record(whole.kind) => return Ok(found),
                 Walked::Line(_, whole) if whole.kind == kind::CHECKPOINT => {
                     if read_checkpoint(&whole).is_some_and(|found| found.id.is_some() && found.state.tree.is_some()) {
                         let tip = Tip { link: whole.link, records: place.records, moved: extent.moved };
@@ -204,7 +206,7 @@ pub(crate) fn checkpoint_at(disk: &dyn Disk, view: &View, place: &Position) -> R
     Ok(found)
 }
 
-/// Shows every record about files that stands in `transcript` after `from` to `visit`, with its start, in whatever view.
+/// Shows every record about files that stands in `transcript` after `from` to `visit`, in whatever view.
 ///
 /// # Errors
 ///
@@ -212,15 +214,34 @@ pub(crate) fn checkpoint_at(disk: &dyn Disk, view: &View, place: &Position) -> R
 pub(crate) fn each_record(
     transcript: &Transcript,
     from: Link,
-    mut visit: impl FnMut(u64, FilesRecord) -> Result<()>,
+    mut visit: impl FnMut(FilesRecord) -> Result<()>,
 ) -> Result<()> {
     ends::find(&transcript.file, &transcript.path, from, |seen| match seen {
         Seen::Line(start, whole) => match FilesRecord::of(whole) {
-            Some(record) => visit(start, record),
+            Some(record) => visit(record),
             None if whole.kind == kind::CHECKPOINT => Err(transcript.newer(start, whole.kind)),
             None => Ok(()),
         },
         Seen::Gap(_) => Ok(()),
+    })
+    .map(drop)
+}
+
+/// Shows every object that `transcript` refers to, in whatever view, to `visit`, with the start of the line.
+///
+/// # Errors
+///
+/// As [`ends::find`].
+pub(crate) fn each_object(transcript: &Transcript, mut visit: impl FnMut(u64, Root)) -> Result<()> {
+    ends::find(&transcript.file, &transcript.path, transcript.first, |seen| {
+        let Seen::Line(start, whole) = seen else { return Ok(()) };
+        match (whole.kind, FilesRecord::of(whole)) {
+            (kind::LARGE, _) => visit(start, Root::Blob(large::reference(transcript, start, whole)?.object)),
+            (_, Some(record)) => record.entries().into_iter().for_each(|entry| visit(start, Root::Entry(entry))),
+            (kind::CHECKPOINT, None) => return Err(transcript.newer(start, whole.kind)),
+            _ => {}
+        }
+        Ok(())
     })
     .map(drop)
 }

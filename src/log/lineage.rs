@@ -272,7 +272,9 @@ impl<'d> Lineage<'d> {
             self.open = (level, self.chain[level].open(self.disk)?);
         }
         let transcript = &self.open.1;
-        if at.offset > self.chain[level].limit.offset || !transcript.fits(at)? {
+        // An ancestor was found by its limit, which is where most positions in it lie.
+        let limit = &self.chain[level].limit;
+        if at.position != *limit && (at.offset > limit.offset || !transcript.fits(at)?) {
             return Err(at.wrong(transcript, "it gives a position in a file that was cut and written again since"));
         }
         Ok(level)

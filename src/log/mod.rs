@@ -5,6 +5,7 @@ pub(crate) mod back;
 pub(crate) mod ends;
 pub(crate) mod files;
 pub(crate) mod find;
+pub(crate) mod large;
 pub(crate) mod lineage;
 pub(crate) mod recover;
 pub(crate) mod scan;

@@ -15,9 +15,9 @@ const CHUNK: usize = 1 << 20;
 
 /// Puts in order what an unclean end left, and returns how much of the file is on stable storage then.
 ///
-/// Bytes that are cut go to quarantine first. Everything from the last promise on is written again in place and synced, since a sync
-/// that failed may have left it in memory only; `alone` is false when other writers are there, which vouch for their own
-/// bytes: then nothing is written again. Killed at any step, it can be done again.
+/// Everything from the last promise on is written again in place and synced, since a sync that failed may have left it in memory
+/// only; `alone` is false when other writers are there, which vouch for their own bytes: then nothing is written again. Then what
+/// does not count is cut, of which quarantine has a copy by then. Killed at any step, it can be done again.
 ///
 /// # Errors
 ///
@@ -28,18 +28,18 @@ pub(crate) fn settle(disk: &dyn Disk, transcript: &Transcript, ends: &Ends, alon
         return Ok(ends.promise);
     }
     let (file, path) = (&*transcript.file, &transcript.path);
+    if ends.len > end && !ends.padding {
+        quarantine(disk, transcript, end, ends.len, "cut")?;
+    }
+    if alone {
+        write_again(transcript, ends.doubtful, end)?;
+        file.sync().map_err(|error| Error::io("sync", path, error))?;
+    }
+    // Not before: what follows an `xclose` is all that shows that it may be in memory only, should the sync fail.
     if ends.len > end {
-        if !ends.padding {
-            quarantine(disk, transcript, end, ends.len, "cut")?;
-        }
         file.set_len(end).map_err(|error| Error::io("cut", path, error))?;
     }
-    if !alone {
-        return Ok(ends.promise);
-    }
-    write_again(transcript, ends.doubtful, end)?;
-    file.sync().map_err(|error| Error::io("sync", path, error))?;
-    Ok(end)
+    Ok(if alone { end } else { ends.promise })
 }
 
 /// Writes the lines of `[from, to)` over themselves.

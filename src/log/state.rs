@@ -10,6 +10,7 @@ use serde_json::{Map as Object, Value};
 
 use super::ends::{self, Ends, Seen};
 use super::files::read_checkpoint;
+use super::large::{self, Look};
 use super::lineage::{Ancestor, Extent, View};
 use super::scan::{Advance, Scanner};
 use super::transcript::{Move, MovedFiles, Tip, Transcript};
@@ -26,6 +27,10 @@ use crate::time::Timestamp;
 
 /// Samples are at least this far apart.
 pub(crate) const STRIDE: u64 = 1 << 20;
+
+/// While a transcript is written, maps are at least this far apart: one costs about 0.1 ms, and reading this much again, after a
+/// kill, 1 ms.
+const LIVE_STRIDE: u64 = 4 << 20;
 
 /// A map file.
 type Map = MapBytes<Mapped>;
@@ -86,8 +91,8 @@ impl State {
     /// # Errors
     ///
     /// As [`ends::find`]; [`Error::Newer`] for a kind that is not known.
-    pub(crate) fn read(disk: &dyn Disk, transcript: &Transcript, digest: &dyn Digest) -> Result<(Self, Ends)> {
-        Self::read_from(disk, transcript, digest, None)
+    pub(crate) fn read(disk: &dyn Disk, transcript: &Transcript, look: Look<'_>) -> Result<(Self, Ends)> {
+        Self::read_from(disk, transcript, look, None)
     }
 
     /// [`State::read`], from what a marker's note says where that reaches further than the map. Ids and samples between the two are
@@ -95,16 +100,16 @@ impl State {
     pub(crate) fn read_from(
         disk: &dyn Disk,
         transcript: &Transcript,
-        digest: &dyn Digest,
+        look: Look<'_>,
         note: Option<&Note>,
     ) -> Result<(Self, Ends)> {
-        let mut state = Self::of_map(disk, transcript, digest);
+        let mut state = Self::of_map(disk, transcript, look.digest);
         if let Some(known) = note.and_then(|note| note.known.as_ref()) {
-            state.skip_to(transcript, known, digest)?;
+            state.skip_to(transcript, known, look.digest)?;
         }
         let from = state.tip.link;
         let ends = ends::find(&transcript.file, &transcript.path, from, |seen| match seen {
-            Seen::Line(start, whole) => state.line(transcript, start, whole, digest),
+            Seen::Line(start, whole) => state.line(transcript, start, whole, look),
             Seen::Gap(gap) => {
                 state.tip.records += gap.records;
                 state.tip.link = Link { end: gap.to.get(), crc: gap.chain, synced: state.tip.link.synced, more: false };
@@ -173,15 +178,20 @@ impl State {
         transcript: &Transcript,
         start: u64,
         whole: &Whole<'_>,
-        digest: &dyn Digest,
+        look: Look<'_>,
     ) -> Result<()> {
         let found = match whole.kind {
-            kind::DATA => {
+            kind::DATA | kind::LARGE => {
+                if whole.kind == kind::LARGE {
+                    large::reference(transcript, start, whole)?;
+                }
                 if let Some(id) = whole.id {
                     self.ids.entry(hash_id(id)).or_default().push(start);
                 }
-                if let Some(summary) = &mut self.summary {
-                    digest.observe(summary, whole.payload);
+                // Where a payload cannot be read now, the digest is made when somebody asks.
+                let observed = self.summary.as_mut().map(|summary| look.observe(summary, transcript, start, whole));
+                if let Some(Err(_)) = observed {
+                    self.summary = None;
                 }
                 None
             }
@@ -257,7 +267,7 @@ impl State {
     /// Whether enough has been written since the map that a new one is worth its cost: then the cost of all maps together stays in
     /// proportion to what was written.
     pub(crate) fn wants_map(&self) -> bool {
-        self.uncovered() >= STRIDE.max(self.tip.link.end / 16)
+        self.uncovered() >= LIVE_STRIDE.max(self.tip.link.end / 16)
     }
 
     /// Replaces the map by one that covers the transcript up to the tip. Not synced: a torn map is no map.
@@ -306,7 +316,13 @@ impl State {
         let temp = path.with_extension("map.tmp");
         let io = |source| Error::io("write", &temp, source);
         let file = disk.open(&temp, How::Create).map_err(io)?;
-        file.set_len(0).and_then(|()| file.write_at(&bytes, 0)).map_err(io)?;
+        // A file that is cut to nothing, or renamed over another, ext4 writes out at once, and whoever removes it next waits for
+        // that. Without a map, should this stop here, the next open takes longer.
+        if !file.is_empty().map_err(io)? {
+            file.set_len(0).map_err(io)?;
+        }
+        file.write_at(&bytes, 0).map_err(io)?;
+        let _ = disk.remove_file(&path);
         disk.rename(&temp, &path).map_err(|source| Error::io("write", &path, source))?;
         if let Some(map) = open_map(disk, transcript) {
             self.map = Some(map);
@@ -328,12 +344,12 @@ impl State {
         disk: &dyn Disk,
         transcript: &Transcript,
         view: &View,
-        digest: &dyn Digest,
+        look: Look<'_>,
     ) -> Result<Summary> {
         let mut summary = Summary::default();
         let mut first = (0, None);
         for (index, extent) in view.extents.iter().enumerate().rev() {
-            if let Some((link, known)) = self.known_digest(disk, transcript, extent, digest)? {
+            if let Some((link, known)) = self.known_digest(disk, transcript, extent, look.digest)? {
                 summary = known;
                 first = (index, Some(link));
                 break;
@@ -342,11 +358,9 @@ impl State {
         for extent in view.extents.iter().skip(first.0) {
             let source = extent.source.open(disk)?;
             let from = first.1.take().unwrap_or(extent.from);
-            each_line(&source, from, extent.to, |_, whole| {
-                if whole.kind == kind::DATA {
-                    digest.observe(&mut summary, whole.payload);
-                }
-                Ok(())
+            each_line(&source, from, extent.to, |start, whole| match kind::is_record(whole.kind) {
+                true => look.observe(&mut summary, &source, start, whole),
+                false => Ok(()),
             })?;
         }
         Ok(summary)
@@ -439,7 +453,7 @@ impl State {
                     if !is_inside(whole.kind) {
                         return Err(not_inside(&source, start, whole.kind));
                     }
-                    records += u64::from(whole.kind == kind::DATA);
+                    records += u64::from(kind::is_record(whole.kind));
                 }
                 Walked::Gap(gap) => records += gap.records,
                 Walked::End => break,
@@ -619,7 +633,7 @@ impl Walk {
 /// Whether a line of this kind may stand within an extent: an extent holds no head moves, and nothing that matters and is not
 /// known.
 pub(crate) fn is_inside(kind: &str) -> bool {
-    matches!(kind, kind::DATA | kind::META | kind::CHECKPOINT | kind::REPAIR) || kind.starts_with('x')
+    matches!(kind, kind::DATA | kind::LARGE | kind::META | kind::CHECKPOINT | kind::REPAIR) || kind.starts_with('x')
 }
 
 /// What is wrong with a line of this kind at `start`, which is not [inside](is_inside).

@@ -208,7 +208,7 @@ impl Tip {
     pub(crate) fn after(self, start: u64, whole: &Whole<'_>, found: Option<&Move>) -> Self {
         let (records, moved) = match found {
             Some(found) => (found.to.records, start),
-            None => (self.records + u64::from(whole.kind == kind::DATA), self.moved),
+            None => (self.records + u64::from(kind::is_record(whole.kind)), self.moved),
         };
         Self { link: whole.link, records, moved }
     }

@@ -65,7 +65,6 @@ impl ObjectStore {
     /// - [`Error::NotFound`], [`Error::Corrupt`]: a live tree cannot be read, so what it needs is unknown. Nothing was
     ///   removed.
     pub fn gc(&self, mut roots: impl FnMut() -> Result<Vec<Root>>) -> Result<GcReport> {
-        self.make_dir()?;
         let _only_one = self.lock("gc.lock", LockMode::Exclusive, Duration::ZERO)?;
         self.remove_leftovers()?;
         let live = self.reachable(&roots()?)?;

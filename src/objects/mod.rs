@@ -104,7 +104,6 @@ impl ObjectStore {
         if self.pid != std::process::id() {
             return Err(Error::Stale { path: self.dir.clone(), why: "the process was forked" });
         }
-        self.make_dir()?;
         // Before the state: gc takes the two in this order as well.
         let lock = self.lock("lock", LockMode::Shared, PATIENCE)?;
         let mut state = self.state();
@@ -179,22 +178,11 @@ impl ObjectStore {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn make_dir(&self) -> Result<()> {
-        match self.disk.create_dir(&self.dir) {
-            Ok(()) => {
-                let parent = self.dir.parent().unwrap_or(&self.dir);
-                self.disk.sync_dir(parent).map_err(|e| Error::io("sync", parent, e))
-            }
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            Err(error) => Err(Error::io("create", &self.dir, error)),
-        }
-    }
-
     /// Takes a lock file of the store's objects, waiting at most `patience`.
     fn lock(&self, name: &str, mode: LockMode, patience: Duration) -> Result<Box<dyn File>> {
         const STEP: Duration = Duration::from_millis(2);
         let path = self.dir.join(name);
-        let file = self.disk.open(&path, How::Create).map_err(|e| Error::io("open", &path, e))?;
+        let file = open_lock(&*self.disk, &path, 1)?;
         let mut waited = Duration::ZERO;
         while !file.try_lock(mode).map_err(|e| Error::io("lock", &path, e))? {
             if patience <= waited {
@@ -442,6 +430,26 @@ impl Drop for ObjectStore {
             writer.put_down(&*self.disk, temp);
         }
     }
+}
+
+/// Opens a lock file, and makes it and up to `levels` directories above it where they are missing.
+///
+/// A lock file is made only after the names of its directories are on stable storage: another process may have made those
+/// and have been killed before it synced them, and what is put there would go with them.
+pub(crate) fn open_lock(disk: &dyn Disk, path: &Path, levels: usize) -> Result<Box<dyn File>> {
+    match disk.open(path, How::Write) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        opened => return opened.map_err(|e| Error::io("open", path, e)),
+    }
+    for dir in path.ancestors().skip(1).take(levels).collect::<Vec<_>>().into_iter().rev() {
+        match disk.create_dir(dir) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(Error::io("create", dir, error)),
+            _ => {}
+        }
+        let parent = dir.parent().unwrap_or(dir);
+        disk.sync_dir(parent).map_err(|e| Error::io("sync", parent, e))?;
+    }
+    disk.open(path, How::Create).map_err(|e| Error::io("open", path, e))
 }
 
 impl fmt::Debug for ObjectStore {

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::record::At;
 use super::writer::{Core, Session, Writer};
 use super::{OpenOptions, Reader};
-use crate::checkpoint::{Files, Outcome, Plan, PlanOptions, State};
+use crate::checkpoint::{Files, Outcome, Pending, Plan, PlanOptions, State};
 use crate::error::{Error, Named, Result};
 use crate::format::control::{self, Place, Rewind, Undo};
 use crate::format::files::{CheckpointRecord, EntryText, FilesMove, Label, PathText, StateText};
@@ -389,7 +389,7 @@ impl SessionFiles<'_> {
         let disk = &**core.store.disk();
         let mut lineage = Lineage::new(disk, core.store.layout(), &core.transcript);
         let Some(parent) = lineage.ancestors()?.first().cloned() else { return Ok(state) };
-        let read = each_record(&parent.open(disk)?, link_at(&base.at.into()), |_, record| {
+        let read = each_record(&parent.open(disk)?, link_at(&base.at.into()), |record| {
             if *record.workspace() == self.root {
                 for (path, entry) in &record.before().paths {
                     state.paths.entry(path.clone()).or_insert(*entry);
@@ -558,7 +558,7 @@ impl SessionFiles<'_> {
         let payload = serde_json::to_vec(&intent).map_err(|error| Error::BadJson { why: error.to_string() })?;
         let mut left = None;
         let outcome = self.files.apply(&plan, &payload, |outcome| {
-            left = core.commit_files(&self.root, &intent.step, outcome, Commit::First)?;
+            left = Some(core.commit_files(&self.root, &intent.step, outcome, Commit::First)?);
             Ok(())
         })?;
         let left = left.map_or_else(|| self.session.head(), Ok)?;
@@ -568,18 +568,30 @@ impl SessionFiles<'_> {
 
     /// Carries a rewind of this workspace to its end that was interrupted, whichever session it was of.
     fn recover(&self) -> Result<()> {
-        let again = |outcome: &Outcome| {
-            let Ok(intent) = serde_json::from_slice::<Intent>(&outcome.payload) else {
-                // Somebody else's journal: its files are as they should be, and nothing here knows its record.
-                return Ok(());
-            };
-            if intent.uid == self.session.uid() {
-                return self.core().commit_files(&intent.workspace, &intent.step, outcome, Commit::Again).map(drop);
-            }
-            let Some(other) = open(&self.core().store, &intent)? else { return Ok(()) };
-            other.core.commit_files(&intent.workspace, &intent.step, outcome, Commit::Again).map(drop)
+        let is_recorded = |pending: &Pending| {
+            let found = self.with_core(&pending.payload, |core, _| core.is_recorded(pending.uid))?;
+            Ok(found.unwrap_or(false))
         };
-        self.files.recover(again).map(drop)
+        let again = |outcome: &Outcome| {
+            let commit = |core: &Core, intent: &Intent| {
+                core.commit_files(&intent.workspace, &intent.step, outcome, Commit::Again)
+            };
+            self.with_core(&outcome.payload, commit).map(drop)
+        };
+        self.files.recover(is_recorded, again).map(drop)
+    }
+
+    /// Does `work` with the session that a journal belongs to; `None` when nothing is known of its record.
+    fn with_core<T>(&self, payload: &[u8], work: impl FnOnce(&Core, &Intent) -> Result<T>) -> Result<Option<T>> {
+        let Ok(intent) = serde_json::from_slice::<Intent>(payload) else {
+            // Somebody else's journal: its files become what they should be, and nothing here knows its record.
+            return Ok(None);
+        };
+        if intent.uid == self.session.uid() {
+            return work(self.core(), &intent).map(Some);
+        }
+        let other = open(&self.core().store, &intent)?;
+        other.map(|other| work(&other.core, &intent)).transpose()
     }
 }
 
@@ -601,7 +613,7 @@ fn open(store: &Store, intent: &Intent) -> Result<Option<Session>> {
     }
 }
 
-/// Whether a record about files is written for the first time, or may have been written before a crash.
+/// Whether a record about files is written at once, or after a crash, when the conversation may have gone on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Commit {
     First,
@@ -633,20 +645,11 @@ impl Core {
         Ok(position)
     }
 
-    /// Writes the record of files that were moved, and syncs it; returns the head that was left, or `None` when the record was there.
+    /// Writes the record of files that were moved, and syncs it; returns the head that was left.
     ///
     /// Any error but [`Error::Poisoned`] and those of damage means that nothing was written.
-    fn commit_files(
-        &self,
-        root: &PathText,
-        step: &Step,
-        outcome: &Outcome,
-        commit: Commit,
-    ) -> Result<Option<Position>> {
+    fn commit_files(&self, root: &PathText, step: &Step, outcome: &Outcome, commit: Commit) -> Result<Position> {
         let done = self.change(|writer| {
-            if commit == Commit::Again && self.has_moved(writer, outcome.uid)? {
-                return Ok((None, writer.appender.link().end));
-            }
             let left = self.transcript.position(&writer.state.tip);
             let (kind, of, to) = self.head_move(writer, step, &left, commit)?;
             let files = Some(FilesMove {
@@ -666,7 +669,7 @@ impl Core {
                 // A part of the record may have stayed.
                 return Err(Error::Poisoned { path: self.transcript.path.clone() });
             }
-            Ok((Some(left), written?))
+            Ok((left, written?))
         });
         let (left, end) = done?;
         // The record is there for all to see: the files must not be taken back any more.
@@ -713,7 +716,13 @@ impl Core {
         }
     }
 
-    /// Whether the transcript has the record of this rewind.
+    /// Whether the transcript has the record of this rewind, on stable storage.
+    fn is_recorded(&self, uid: Uid) -> Result<bool> {
+        let found = self.change(|writer| Ok(self.has_moved(writer, uid)?.then(|| writer.appender.link().end)))?;
+        found.map_or(Ok(()), |end| self.sync_to(end))?;
+        Ok(found.is_some())
+    }
+
     fn has_moved(&self, writer: &Writer, uid: Uid) -> Result<bool> {
         let mut newest = writer.state.tip.moved;
         while newest != 0 {

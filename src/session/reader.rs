@@ -15,9 +15,11 @@ use crate::ids::{Position, RecordId, Seq, SessionKey, SideName, Uid};
 use crate::log::back::{Back, BackScanner};
 use crate::log::ends::{self, Seen};
 use crate::log::find::Finder;
+use crate::log::large;
 use crate::log::lineage::{Extent, View};
 use crate::log::state::{Goal, State, Walk, Walked, is_inside, not_inside};
 use crate::log::transcript::{Tip, Transcript};
+use crate::objects::ObjectStore;
 use crate::store::Store;
 use crate::time::Timestamp;
 
@@ -44,7 +46,7 @@ impl Reader {
     }
 
     pub(crate) fn of(store: &Store, key: &SessionKey, transcript: Transcript) -> Result<Self> {
-        let (state, ends) = State::read(&**store.disk(), &transcript, store.digest())?;
+        let (state, ends) = State::read(&**store.disk(), &transcript, store.look())?;
         let finder = Finder { disk: &**store.disk(), layout: store.layout(), transcript: &transcript };
         let view = finder.view(transcript.position(&state.tip))?;
         let key = key.clone();
@@ -117,7 +119,7 @@ impl Reader {
         let state = self.state();
         match &state.summary {
             Some(summary) => Ok(summary.clone()),
-            None => state.digest_of(&**self.store.disk(), &self.transcript, &self.view, self.store.digest()),
+            None => state.digest_of(&**self.store.disk(), &self.transcript, &self.view, self.store.look()),
         }
     }
 
@@ -155,8 +157,9 @@ impl Reader {
         let wanted = n.min(self.len());
         let mut place = None;
         for _ in 0..wanted {
-            match back.next()? {
-                Some(record) => place = Some(record.seq.get()),
+            // The payloads are read once, on the way forward.
+            match back.advance()? {
+                Some(_) => place = Some(back.records),
                 None => break,
             }
         }
@@ -174,7 +177,14 @@ impl Reader {
     /// All records, newest first.
     #[must_use]
     pub fn records_back(&self) -> RecordsBack<'_> {
-        RecordsBack { reader: self, index: self.view.extents.len(), records: self.len(), scanner: None, before: None }
+        RecordsBack {
+            reader: self,
+            index: self.view.extents.len(),
+            records: self.len(),
+            scanner: None,
+            before: None,
+            content: Vec::new(),
+        }
     }
 
     /// The position after the record that `at` names.
@@ -252,14 +262,14 @@ impl Reader {
     /// [`Error::Stale`] when the file was cut below what this reader has seen; else as [`Records::next`].
     pub fn refresh(&mut self) -> Result<bool> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let (tip, digest) = (state.tip, self.store.digest());
+        let (tip, look) = (state.tip, self.store.look());
         let Transcript { file, path, .. } = &self.transcript;
         let stale = |why| Error::Stale { path: path.clone(), why };
         if !self.transcript.fits(&self.transcript.position(&tip))? {
             return Err(stale("its end was cut off after a crash"));
         }
         let ends = ends::find(file, path, tip.link, |seen| match seen {
-            Seen::Line(start, whole) => state.line(&self.transcript, start, whole, digest),
+            Seen::Line(start, whole) => state.line(&self.transcript, start, whole, look),
             Seen::Gap(_) => Err(stale("it was repaired")),
         })?;
         if state.tip == tip {
@@ -332,6 +342,9 @@ pub struct Parting {
 #[derive(Debug)]
 pub struct Records {
     disk: Arc<dyn Disk>,
+    objects: Arc<ObjectStore>,
+    /// The payload that was read last of those that are objects.
+    content: Vec<u8>,
     /// What is still to be read, nearest last.
     rest: Vec<Extent>,
     walk: Option<(Walk, u64)>,
@@ -349,8 +362,8 @@ impl Records {
             Some((link, seq)) => (Some(link), seq),
             None => (None, rest.last().map_or(0, |extent| extent.first)),
         };
-        let disk = reader.store.disk().clone();
-        Self { disk, rest, walk: None, next, start, skip_to: 0, failed: false }
+        let (disk, objects) = (reader.store.disk().clone(), reader.store.objects().clone());
+        Self { disk, objects, content: Vec::new(), rest, walk: None, next, start, skip_to: 0, failed: false }
     }
 
     /// The next record, or `None` at the end.
@@ -371,7 +384,14 @@ impl Records {
         debug_assert_eq!(whole.link.end, start + whole.len as u64);
         let position = walk.source().position(&Tip { link: whole.link, records: self.next, moved: *moved });
         let seq = Seq(self.next - 1);
-        Ok(Some(Record { seq, at: whole.at, id: whole.id, payload: whole.payload, position, line }))
+        let mut payload = whole.payload;
+        if whole.kind == kind::LARGE {
+            let read = large::payload(&self.objects, walk.source(), start, &whole);
+            self.failed |= read.is_err();
+            self.content = read?;
+            payload = &self.content;
+        }
+        Ok(Some(Record { seq, at: whole.at, id: whole.id, payload, position, line }))
     }
 
     /// Goes to the next data record at or after `skip_to`.
@@ -392,7 +412,7 @@ impl Records {
             };
             match walk.next()? {
                 Walked::Line(start, whole) => {
-                    let (data, inside) = (whole.kind == kind::DATA, is_inside(whole.kind));
+                    let (data, inside) = (kind::is_record(whole.kind), is_inside(whole.kind));
                     if !inside {
                         return Err(not_inside(walk.source(), start, walk.line().0.kind));
                     }
@@ -427,6 +447,8 @@ pub struct RecordsBack<'r> {
     scanner: Option<(BackScanner, Transcript)>,
     /// What the record that was returned last is verified with.
     before: Option<Link>,
+    /// The payload that was read last of those that are objects.
+    content: Vec<u8>,
 }
 
 impl RecordsBack<'_> {
@@ -444,7 +466,12 @@ impl RecordsBack<'_> {
         let moved = self.reader.view.extents[self.index].moved;
         let position = source.position(&Tip { link: whole.link, records: self.records + 1, moved });
         let seq = Seq(self.records);
-        Ok(Some(Record { seq, at: whole.at, id: whole.id, payload: whole.payload, position, line }))
+        let mut payload = whole.payload;
+        if whole.kind == kind::LARGE {
+            self.content = large::payload(self.reader.store.objects(), source, start, &whole)?;
+            payload = &self.content;
+        }
+        Ok(Some(Record { seq, at: whole.at, id: whole.id, payload, position, line }))
     }
 
     /// Goes back to the data record before.
@@ -460,7 +487,7 @@ impl RecordsBack<'_> {
             };
             let found = scanner.next().map_err(|error| source.io(error))?;
             match found {
-                Back::Line(start, whole) if whole.kind == kind::DATA => {
+                Back::Line(start, whole) if kind::is_record(whole.kind) => {
                     self.records = self.records.saturating_sub(1);
                     self.before = Some(scanner.link_before());
                     return Ok(Some(start));

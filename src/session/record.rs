@@ -26,9 +26,9 @@ impl<'a> NewRecord<'a> {
     ///
     /// [`Error::BadJson`] when the value refuses (a map with keys that are no strings, say), [`Error::TooDeep`].
     pub fn of<T: Serialize + ?Sized>(value: &T) -> Result<Self> {
-        let bytes = serde_json::to_vec(value).map_err(|error| Error::BadJson { why: error.to_string() })?;
-        let payload = Cow::Owned(json::normalise(&bytes)?.into_owned());
-        Ok(Self { payload, id: None, at: None })
+        let mut payload = Vec::new();
+        json::write(&mut payload, value)?;
+        Ok(Self { payload: Cow::Owned(payload), id: None, at: None })
     }
 
     /// A record of JSON text that has been checked already.
@@ -126,7 +126,8 @@ impl<'a> Record<'a> {
         self.position
     }
 
-    /// The whole line as it stands in the file, without its line feed.
+    /// The whole line as it stands in the file, without its line feed. Of a payload that [spilled over](crate::StoreOptions::spill_over), it
+    /// has only the object's name.
     #[must_use]
     pub fn line(&self) -> &'a [u8] {
         self.line

@@ -12,7 +12,7 @@ use crate::error::{Error, Kind, Result};
 use crate::format::control::Base;
 use crate::ids::{Position, SessionKey, Uid};
 use crate::index::{Archived, Filter};
-use crate::log::files::each_record;
+use crate::log::files::each_object;
 use crate::log::lineage::{Layout, Lineage, session_dir};
 use crate::log::transcript::Transcript;
 use crate::objects::{GcReport, Root};
@@ -154,7 +154,7 @@ impl Store {
     /// Frees what deleted sessions leave and no fork needs, and what a crash left half made.
     ///
     /// Forks that are made meanwhile wait while graves are swept. Then contents of files go that no checkpoint or rewind in any transcript needs, in an
-    /// abandoned tail either; checkpoints can be taken meanwhile. Killed at any step, it can be run again. Cost: the first line of every
+    /// abandoned tail either, nor any record; checkpoints can be taken meanwhile. Killed at any step, it can be run again. Cost: the first line of every
     /// transcript; two reads of all of them where there are objects. With `dry_run` it only says what it would do, and changes nothing.
     ///
     /// # Errors
@@ -226,11 +226,10 @@ impl Store {
             },
         };
         let Some(found) = Transcript::open(&**self.disk(), path, How::Read)? else { return Ok(()) };
-        each_record(&found, found.first, |start, record| {
+        each_object(&found, |start, root| {
             if start < most {
-                roots.extend(record.entries().into_iter().map(Root::Entry));
+                roots.insert(root);
             }
-            Ok(())
         })
     }
 

@@ -291,8 +291,9 @@ fn first_lines(header: &Header, meta: &Value, at: Timestamp) -> Result<Vec<u8>> 
     let draft = |kind| Draft { at: &at, id: None, kind, more: false };
     let link = line::encode(&mut bytes, draft(kind::HEADER), Link::first(seed), 0, &control::encode(header));
     if meta.as_object().is_some_and(|meta| !meta.is_empty()) {
-        let text = serde_json::to_vec(meta).map_err(|error| Error::BadJson { why: error.to_string() })?;
-        line::encode(&mut bytes, draft(kind::META), link, 0, &json::normalise(&text)?);
+        let mut payload = Vec::new();
+        json::write(&mut payload, meta)?;
+        line::encode(&mut bytes, draft(kind::META), link, 0, &payload);
     }
     Ok(bytes)
 }

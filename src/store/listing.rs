@@ -100,7 +100,8 @@ impl Store {
     /// As [`Store::list`], and [`Error::Full`].
     pub fn reindex(&self) -> Result<u64> {
         let mut count = 0;
-        let entries = self.scan()?.into_iter().filter_map(|key| self.scanned(&key)).inspect(|_| count += 1);
+        let keys = self.scan()?;
+        let entries = self.all_scanned(&keys).inspect(|_| count += 1);
         self.index().rebuild(self.random(), entries)?;
         Ok(count)
     }
@@ -215,8 +216,7 @@ impl Store {
     /// Builds the index again unless somebody has done it meanwhile. On a disk that cannot be written there is no index to be had.
     fn rebuild(&self) -> Result<()> {
         let keys = self.scan()?;
-        let entries = || keys.into_iter().filter_map(|key| self.scanned(&key));
-        self.index().rebuild_if_needed(self.random(), entries)
+        self.index().rebuild_if_needed(self.random(), || self.all_scanned(&keys))
     }
 
     fn rebuild_always(&self) -> Result<()> {
@@ -277,7 +277,7 @@ impl Store {
             Ok(_) | Err(Error::NotFound { .. }) => return Ok(None),
             Err(error) => return Err(error),
         };
-        let (state, _) = State::read_from(&**self.disk(), &transcript, self.digest(), note)?;
+        let (state, _) = State::read_from(&**self.disk(), &transcript, self.look(), note)?;
         let entry = self.entry_of(&transcript, &state)?;
         Ok(Some(Entry { live: self.is_live(uid)?, ..entry }))
     }
@@ -289,7 +289,7 @@ impl Store {
             None => {
                 let finder = crate::log::find::Finder { disk: &**self.disk(), layout: self.layout(), transcript };
                 let view = finder.view(transcript.position(&state.tip))?;
-                state.digest_of(&**self.disk(), transcript, &view, self.digest())?
+                state.digest_of(&**self.disk(), transcript, &view, self.look())?
             }
         };
         let text = |name: &str| state.meta.get(name).and_then(|value| value.as_str()).map(str::to_owned);
@@ -361,29 +361,37 @@ impl Store {
         Some(Entry { damaged: true, size_bytes, ..entry })
     }
 
+    /// [`Store::scanned`] of these sessions, some hundred at a time.
+    fn all_scanned<'a>(&'a self, keys: &'a [SessionKey]) -> impl Iterator<Item = Result<Entry>> + 'a {
+        keys.chunks(1024).flat_map(|keys| in_parallel(keys, |key| self.scanned(key))).flatten()
+    }
+
     /// All sessions that have a directory, by reading their first lines.
     pub(super) fn scan(&self) -> Result<Vec<SessionKey>> {
         let disk = &**self.disk();
         let mut keys = Vec::new();
         for project in list_dir(disk, &self.dir("projects"))? {
-            for session in list_dir(disk, &project)? {
-                let path = session.join("transcript.jsonl");
-                let header = match Transcript::open(disk, &path, How::Read) {
-                    Ok(Some(found)) => found.header,
-                    Ok(None) => continue,
-                    // Nobody can say whose it is; `verify` reports it.
-                    Err(error) if matches!(error.kind(), Kind::Data | Kind::Newer) => continue,
-                    // One that cannot be read now must not be missing from an index that is built now.
-                    Err(error) => return Err(error),
-                };
-                let key = SessionKey { project: header.project, session: header.session };
-                if self.layout().session(&key.project, &key.session) == session_dir(&path) {
-                    keys.push(key);
-                }
-            }
+            let sessions = list_dir(disk, &project)?;
+            let found: Result<Vec<_>> = in_parallel(&sessions, |session| self.key_in(session)).into_iter().collect();
+            keys.extend(found?.into_iter().flatten());
         }
         keys.sort();
         Ok(keys)
+    }
+
+    /// The name of the session in this directory, if there is one.
+    fn key_in(&self, session: &std::path::Path) -> Result<Option<SessionKey>> {
+        let path = session.join("transcript.jsonl");
+        let header = match Transcript::open(&**self.disk(), &path, How::Read) {
+            Ok(Some(found)) => found.header,
+            Ok(None) => return Ok(None),
+            // Nobody can say whose it is; `verify` reports it.
+            Err(error) if matches!(error.kind(), Kind::Data | Kind::Newer) => return Ok(None),
+            // One that cannot be read now must not be missing from an index that is built now.
+            Err(error) => return Err(error),
+        };
+        let key = SessionKey { project: header.project, session: header.session };
+        Ok((self.layout().session(&key.project, &key.session) == session_dir(&path)).then_some(key))
     }
 
     /// The session of that id in any project, when there is exactly one.
@@ -413,6 +421,24 @@ pub struct Grep {
     pub records: u64,
     /// Sessions that could not be searched to their end, and why.
     pub damaged: Vec<(SessionKey, Error)>,
+}
+
+/// Does `work` on every item with as many threads as there are cores, and returns the results in the items' order. Few items are not
+/// worth a thread.
+fn in_parallel<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    const FEW: usize = 64;
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut parts = items.chunks(items.len().div_ceil(threads).max(FEW));
+    let first = parts.next().unwrap_or_default();
+    let work = &work;
+    std::thread::scope(|scope| {
+        let rest: Vec<_> = parts.map(|part| scope.spawn(move || part.iter().map(work).collect::<Vec<R>>())).collect();
+        let mut done: Vec<R> = first.iter().map(work).collect();
+        for part in rest {
+            done.extend(part.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        }
+        done
+    })
 }
 
 /// The paths in a directory, sorted; none where there is no directory.

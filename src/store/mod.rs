@@ -19,6 +19,7 @@ use crate::format::control::{self, StoreHeader};
 use crate::format::line::{self, Draft, Line, Link, kind};
 use crate::ids::{Offset, SessionKey, SideName, Uid};
 use crate::index::Index;
+use crate::log::large::Look;
 use crate::log::lineage::Layout;
 use crate::log::recover::{make_dir, make_dirs};
 use crate::objects::{NewUid, ObjectStore};
@@ -50,6 +51,7 @@ struct Inner {
     new_uid: NewUid,
     durability: Durability,
     max_line: u64,
+    spill_over: Option<u64>,
     ticker: tick::Ticker,
 }
 
@@ -90,6 +92,7 @@ impl Store {
             new_uid,
             durability: options.durability,
             max_line: options.max_line,
+            spill_over: options.spill_over,
             ticker: tick::Ticker::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -161,6 +164,11 @@ impl Store {
         &*self.inner.digest
     }
 
+    /// What is needed to keep the digest of a transcript.
+    pub(crate) fn look(&self) -> Look<'_> {
+        Look { digest: self.digest(), objects: self.objects() }
+    }
+
     pub(crate) fn layout(&self) -> &Layout {
         &self.inner.layout
     }
@@ -169,7 +177,7 @@ impl Store {
         &self.inner.index
     }
 
-    /// The contents of files that checkpoints refer to.
+    /// The contents of files that checkpoints refer to, and payloads that [spilled over](StoreOptions::spill_over).
     #[must_use]
     pub fn objects(&self) -> &Arc<ObjectStore> {
         &self.inner.objects
@@ -228,6 +236,10 @@ impl Store {
 
     pub(crate) fn max_line(&self) -> u64 {
         self.inner.max_line
+    }
+
+    pub(crate) fn spill_over(&self) -> Option<u64> {
+        self.inner.spill_over
     }
 
     pub(crate) fn now(&self) -> Timestamp {

@@ -22,6 +22,7 @@ pub struct StoreOptions {
     pub(super) digest: Arc<dyn Digest>,
     pub(super) durability: Durability,
     pub(super) max_line: u64,
+    pub(super) spill_over: Option<u64>,
     pub(super) create: bool,
 }
 
@@ -42,6 +43,7 @@ impl StoreOptions {
             digest: Arc::new(AgentDigest),
             durability: Durability::default(),
             max_line: MAX_LINE,
+            spill_over: None,
             create: true,
         }
     }
@@ -78,6 +80,18 @@ impl StoreOptions {
     #[must_use]
     pub fn max_line(mut self, bytes: u64) -> Self {
         self.max_line = bytes;
+        self
+    }
+
+    /// Keeps payloads longer than so many bytes out of transcripts, where a session is not opened with something else: they become objects, compressed
+    /// and stored once in the whole store, and are read back as if nothing had happened. Off by default.
+    ///
+    /// The line says which object, so programs that read the file themselves see that instead. An append with such a payload costs one sync of the
+    /// objects, whatever the [`Durability`]: a line never survives a crash without its payload. The limit of a line does not hold for
+    /// these payloads; they have at most 1 GiB.
+    #[must_use]
+    pub fn spill_over(mut self, bytes: u64) -> Self {
+        self.spill_over = Some(bytes);
         self
     }
 

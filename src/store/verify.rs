@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::Store;
 use super::admin::transcripts;
@@ -14,14 +14,17 @@ use super::listing::list_dir;
 use crate::disk::How;
 use crate::error::{Error, Kind, Result};
 use crate::format::control::{self, Gap, Repair};
-use crate::format::line::{self, Link, kind};
+use crate::format::line::{self, Link, Whole, kind};
 use crate::ids::{Offset, SessionKey};
 use crate::log::ends::{self, Seen};
+use crate::log::large;
 use crate::log::lineage::Lineage;
 use crate::log::recover::quarantine;
 use crate::log::state::{Walk, Walked};
 use crate::log::transcript::Transcript;
+use crate::objects::ObjectStore;
 use crate::session::{OpenOptions, PATIENCE, Presence, Session, WriteLock};
+use crate::workspace::{path_as_text, path_text};
 
 /// What [`Store::verify`] found.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -50,6 +53,7 @@ impl Report {
 #[non_exhaustive]
 pub struct Checked {
     /// The file.
+    #[serde(serialize_with = "path_text")]
     pub path: PathBuf,
     /// The session, where the first line can be read.
     pub session: Option<SessionKey>,
@@ -61,6 +65,22 @@ pub struct Checked {
     pub crash_remains: u64,
     /// Ranges that a repair gave up earlier.
     pub repaired: u64,
+}
+
+impl Checked {
+    /// Takes note of a good line, and looks for its payload where that is an object.
+    fn line(&mut self, objects: &ObjectStore, source: &Transcript, start: u64, whole: &Whole<'_>) -> Result<()> {
+        if whole.kind == kind::LARGE
+            && let Err(error) = large::payload(objects, source, start, whole)
+        {
+            let Error::Corrupt { why, .. } = error else { return Err(error) };
+            let (to, why) = (whole.link.end, why.to_owned());
+            self.damage.push(Damage { from: start, to, why, repairable: false });
+            return Ok(());
+        }
+        self.readable_records += u64::from(kind::is_record(whole.kind));
+        Ok(())
+    }
 }
 
 /// A damaged range.
@@ -92,11 +112,29 @@ pub struct Progress {
 #[non_exhaustive]
 pub struct Repaired {
     /// Ranges that were given up, by transcript.
+    #[serde(serialize_with = "by_path")]
     pub gaps: BTreeMap<PathBuf, Vec<Damage>>,
     /// Copies of their bytes.
+    #[serde(serialize_with = "paths")]
     pub quarantined: Vec<PathBuf>,
-    /// Transcripts that cannot be repaired, and why.
+    /// Transcripts that cannot be repaired, or not wholly, and why.
+    #[serde(serialize_with = "with_paths")]
     pub hopeless: Vec<(PathBuf, String)>,
+    /// Records whose payload is gone; everything else in their transcripts can be read.
+    #[serde(skip)]
+    lost: Vec<(PathBuf, String)>,
+}
+
+fn by_path<S: Serializer>(gaps: &BTreeMap<PathBuf, Vec<Damage>>, out: S) -> std::result::Result<S::Ok, S::Error> {
+    out.collect_map(gaps.iter().map(|(path, gaps)| (path_as_text(path), gaps)))
+}
+
+fn paths<S: Serializer>(paths: &[PathBuf], out: S) -> std::result::Result<S::Ok, S::Error> {
+    out.collect_seq(paths.iter().map(|path| path_as_text(path)))
+}
+
+fn with_paths<S: Serializer>(found: &[(PathBuf, String)], out: S) -> std::result::Result<S::Ok, S::Error> {
+    out.collect_seq(found.iter().map(|(path, why)| (path_as_text(path), why)))
 }
 
 impl Store {
@@ -191,13 +229,14 @@ impl Store {
         let header = transcript.header.clone();
         checked.session = Some(SessionKey { project: header.project, session: header.session });
         let len = transcript.file.len().map_err(|error| transcript.io(error))?;
-        let (gaps, end) = damaged(&transcript, &mut checked)?;
+        let (gaps, end, padding) = damaged(self.objects(), &transcript, &mut checked)?;
         for (gap, reason) in &gaps {
             let (from, to) = (gap.from.get(), gap.to.get());
             checked.damage.push(Damage { from, to, why: reason.clone(), repairable: true });
         }
+        let len = if padding { end } else { len };
         checked.crash_remains = len - end.max(gaps.last().map_or(0, |(gap, _)| gap.to.get())).min(len);
-        if checked.damage.is_empty()
+        if gaps.is_empty()
             && let Err(error) = self.check_view(&transcript)
         {
             if !matches!(error.kind(), Kind::Data | Kind::Newer) {
@@ -237,7 +276,7 @@ impl Store {
         let mut walk = Walk::new(transcript.clone(), transcript.first, most);
         loop {
             match walk.next() {
-                Ok(Walked::Line(_, whole)) => checked.readable_records += u64::from(whole.kind == kind::DATA),
+                Ok(Walked::Line(start, whole)) => checked.line(self.objects(), &transcript, start, &whole)?,
                 Ok(Walked::Gap(_)) => checked.repaired += 1,
                 Ok(Walked::End) => return Ok(Some((checked, most))),
                 Err(Error::Corrupt { at, why, .. }) => {
@@ -251,7 +290,7 @@ impl Store {
 
     /// That the head moves and bases of a transcript lead where they say.
     fn check_view(&self, transcript: &Transcript) -> Result<()> {
-        let (state, _) = crate::log::state::State::read(&**self.disk(), transcript, self.digest())?;
+        let (state, _) = crate::log::state::State::read(&**self.disk(), transcript, self.look())?;
         let mut lineage = Lineage::new(&**self.disk(), self.layout(), transcript);
         lineage.view(transcript.position(&state.tip)).map(drop)
     }
@@ -290,6 +329,7 @@ impl Store {
             session.close()?;
             self.publish_session(key)?;
         }
+        repaired.hopeless.append(&mut repaired.lost);
         Ok(repaired)
     }
 
@@ -309,13 +349,15 @@ impl Store {
             crash_remains: 0,
             repaired: 0,
         };
-        let (gaps, end) = damaged(transcript, &mut checked)?;
+        let (gaps, end, padding) = damaged(self.objects(), transcript, &mut checked)?;
         if let (Some((last, _)), false) = (gaps.last(), gaps.is_empty()) {
             // The line goes behind the last good one; what a crash left after that goes to quarantine.
             let end = end.max(last.to.get());
             let len = transcript.file.len().map_err(|error| transcript.io(error))?;
-            if len > end {
+            if len > end && !padding {
                 repaired.quarantined.push(quarantine(disk, transcript, end, len, "cut")?);
+            }
+            if len > end {
                 transcript.file.set_len(end).map_err(|error| Error::io("cut", path, error))?;
             }
             for (gap, why) in &gaps {
@@ -344,25 +386,35 @@ impl Store {
         }
         // The marker stays for whoever publishes the session: a writer that died may have left more than the index shows.
         drop(presence);
+        repaired.lost.extend(checked.damage.into_iter().map(|lost| {
+            let why = format!("the record at byte {}: {}", lost.from, lost.why);
+            (path.clone(), why)
+        }));
         Ok(())
     }
 }
 
-/// The damaged ranges of a transcript that no repair has given up, each as a gap, and where its lines end.
-fn damaged(transcript: &Transcript, checked: &mut Checked) -> Result<(Vec<(Gap, String)>, u64)> {
+/// Damaged ranges with what is wrong with each.
+type Damaged = Vec<(Gap, String)>;
+
+/// The damaged ranges of a transcript that no repair has given up, each as a gap, where its lines end, and whether nothing but padding
+/// follows.
+///
+/// Records whose payload is lost are damage that no gap can mend, and are noted in `checked`.
+fn damaged(objects: &ObjectStore, transcript: &Transcript, checked: &mut Checked) -> Result<(Damaged, u64, bool)> {
     let file = &transcript.file;
-    let mut gaps: Vec<(Gap, String)> = Vec::new();
+    let mut gaps: Damaged = Vec::new();
     let mut from = transcript.first;
     loop {
         let found = ends::find(file, &transcript.path, from, |seen| {
             match seen {
-                Seen::Line(_, whole) => checked.readable_records += u64::from(whole.kind == kind::DATA),
+                Seen::Line(start, whole) => checked.line(objects, transcript, start, whole)?,
                 Seen::Gap(_) => checked.repaired += 1,
             }
             Ok(())
         });
         let (at, reason) = match found {
-            Ok(ends) => return Ok((gaps, ends.link.end)),
+            Ok(ends) => return Ok((gaps, ends.link.end, ends.padding)),
             Err(Error::Corrupt { at, why, .. }) => (at.get(), why),
             Err(error) => return Err(error),
         };
@@ -376,7 +428,7 @@ fn damaged(transcript: &Transcript, checked: &mut Checked) -> Result<(Vec<(Gap, 
         let Some(next) = next else {
             let gap = gap(transcript, at, len, line::crc32(&[]))?;
             gaps.push((gap, reason.to_owned()));
-            return Ok((gaps, len));
+            return Ok((gaps, len, false));
         };
         let chain = ends::lone_seed(file, next, len).map_err(|error| transcript.io(error))?;
         let chain = chain.ok_or_else(|| transcript.corrupt(next, "the file changes while it is read"))?;
@@ -390,7 +442,8 @@ fn gap(transcript: &Transcript, from: u64, to: u64, chain: crate::Crc) -> Result
     let mut bytes = vec![0; usize::try_from(to - from).unwrap_or(usize::MAX)];
     let got = transcript.file.read_at(&mut bytes, from).map_err(|error| transcript.io(error))?;
     bytes.truncate(got);
-    let looks_like_data = |line: &&[u8]| memchr::memmem::find(line.get(..200).unwrap_or(line), b"\"data\":").is_some();
+    let has = |line: &[u8], kind: &[u8]| memchr::memmem::find(line.get(..200).unwrap_or(line), kind).is_some();
+    let looks_like_data = |line: &&[u8]| has(line, b"\"data\":") || has(line, b"\"large\":{\"object\":");
     let records = bytes.split(|&c| c == b'\n').filter(looks_like_data).count() as u64;
     Ok(Gap { from: Offset(from), to: Offset(to), raw: line::crc32(&bytes), chain, records })
 }

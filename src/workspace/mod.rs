@@ -16,7 +16,7 @@ use std::path::Path;
 #[cfg(unix)]
 pub use os::OsWorkspace;
 pub use path::RelPath;
-pub(crate) use path::path_text;
+pub(crate) use path::{path_as_text, path_text};
 pub(crate) use scan::{Found, scan};
 pub use scan::{IGNORE_FILE, STAGE_PREFIX, ScanOptions, Skipped, Why};
 
@@ -67,9 +67,15 @@ pub trait Workspace: fmt::Debug + Send + Sync {
     /// Sets the permission bits of a regular file or directory.
     fn set_mode(&self, path: &RelPath, mode: u16) -> io::Result<()>;
 
-    /// Returns once every change to these paths, and to the directories that hold them, survives a power cut. Paths
-    /// that do not exist are changes too.
-    fn sync(&self, changed: &[RelPath]) -> io::Result<()>;
+    /// Returns once the content and mode of these files, and the names in these directories and their modes, survive a
+    /// power cut. What is not there, or has become something else, is passed over.
+    fn sync(&self, files: &[RelPath], dirs: &[RelPath]) -> io::Result<()>;
+
+    /// Tells one run of the machine from every other: what was not synced may have changed between two. 0 when that is
+    /// not known.
+    fn boot(&self) -> u64 {
+        0
+    }
 }
 
 /// What a name in a workspace stands for.

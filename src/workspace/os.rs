@@ -1,19 +1,21 @@
 //! The real workspace, through directory handles.
 
-use std::collections::BTreeSet;
 use std::ffi::{CStr, OsStr};
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 
 use super::{Content, Meta, MetaKind, RelPath, Stamp, Workspace};
 use crate::error::{Error, Result};
 
-/// Up to so many changed paths are synced one by one; more by one sync of the whole file system, which also waits for
+/// Up to so many files and directories are synced one by one; more by one sync of the whole file system, which also waits for
 /// what other programs have written.
 const SYNC_EACH: usize = 24;
 
@@ -27,6 +29,8 @@ const DIRECTORY: OFlags = OFlags::DIRECTORY.union(OFlags::RDONLY);
 pub struct OsWorkspace {
     root: PathBuf,
     handle: OwnedFd,
+    boot: u64,
+    syncs: AtomicU64,
 }
 
 /// An open directory: the root, or one below it.
@@ -54,7 +58,53 @@ impl OsWorkspace {
         let root = fs::canonicalize(root).map_err(|e| Error::io("find", root, e))?;
         let handle = rustix::fs::open(&root, DIRECTORY | OFlags::CLOEXEC, Mode::empty());
         let handle = handle.map_err(|e| Error::io("open", &root, e.into()))?;
-        Ok(Self { root, handle })
+        Ok(Self { root, handle, boot: boot(), syncs: AtomicU64::new(0) })
+    }
+
+    /// How many files, directories and file systems have been synced, for tests and measurements.
+    #[must_use]
+    pub fn sync_count(&self) -> u64 {
+        self.syncs.load(Ordering::Relaxed)
+    }
+
+    fn fsync(&self, handle: OwnedFd) -> io::Result<()> {
+        self.syncs.fetch_add(1, Ordering::Relaxed);
+        Ok(rustix::fs::fsync(handle)?)
+    }
+
+    #[cfg(target_os = "linux")]
+    fn sync_all(&self) -> io::Result<()> {
+        self.syncs.fetch_add(1, Ordering::Relaxed);
+        Ok(rustix::fs::syncfs(&self.handle)?)
+    }
+
+    fn sync_file(&self, path: &RelPath) -> io::Result<()> {
+        match self.meta(path) {
+            Ok(meta) if meta.kind == MetaKind::File => {}
+            Ok(_) => return Ok(()),
+            Err(error) if is_gone(&error) => return Ok(()),
+            Err(error) => return Err(error),
+        }
+        match self.open_at(path, OFlags::RDONLY | OFlags::NONBLOCK) {
+            Ok(handle) => self.fsync(handle),
+            Err(error) if is_gone(&error) => Ok(()),
+            // Its mode forbids reading, also to its owner.
+            #[cfg(target_os = "linux")]
+            Err(_) => self.sync_all(),
+            #[cfg(not(target_os = "linux"))]
+            Err(error) => Err(error),
+        }
+    }
+
+    fn sync_dir(&self, dir: &RelPath) -> io::Result<()> {
+        match self.open_at(dir, DIRECTORY) {
+            Ok(handle) => self.fsync(handle),
+            // Its name is a change of the directory above.
+            Err(error) if is_gone(&error) => Ok(()),
+            #[cfg(target_os = "linux")]
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => self.sync_all(),
+            Err(error) => Err(error),
+        }
     }
 
     fn open_at(&self, path: &RelPath, flags: OFlags) -> io::Result<OwnedFd> {
@@ -221,38 +271,30 @@ impl Workspace for OsWorkspace {
         }
     }
 
-    fn sync(&self, changed: &[RelPath]) -> io::Result<()> {
+    fn sync(&self, files: &[RelPath], dirs: &[RelPath]) -> io::Result<()> {
         #[cfg(target_os = "linux")]
-        if SYNC_EACH < changed.len() {
-            return Ok(rustix::fs::syncfs(&self.handle)?);
+        if SYNC_EACH < files.len() + dirs.len() {
+            return self.sync_all();
         }
-        let mut dirs = BTreeSet::new();
-        for path in changed {
-            if let Ok(meta) = self.meta(path)
-                && matches!(meta.kind, MetaKind::File | MetaKind::Directory)
-            {
-                match self.open_at(path, OFlags::RDONLY | OFlags::NONBLOCK) {
-                    Ok(handle) => rustix::fs::fsync(handle)?,
-                    // Its mode forbids reading, also to its owner.
-                    #[cfg(target_os = "linux")]
-                    Err(_) => return Ok(rustix::fs::syncfs(&self.handle)?),
-                    #[cfg(not(target_os = "linux"))]
-                    Err(error) => return Err(error),
-                }
-            }
-            // A directory that went takes its names with it; what counts is then the directory above.
-            dirs.extend(path.split().map(|(dir, _)| dir));
-        }
-        for dir in dirs {
-            match self.open_at(&dir, DIRECTORY) {
-                Ok(handle) => rustix::fs::fsync(handle)?,
-                // It went, and something else may have its name: then the directory above is a changed one too.
-                Err(error) if is_gone(&error) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
+        // At once, so that the file system can put them into one write of its journal.
+        thread::scope(|scope| {
+            let running: Vec<_> = files.iter().map(|path| scope.spawn(|| self.sync_file(path))).collect();
+            let done = running.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)));
+            done.collect::<io::Result<()>>()
+        })?;
+        dirs.iter().try_for_each(|dir| self.sync_dir(dir))
     }
+
+    fn boot(&self) -> u64 {
+        self.boot
+    }
+}
+
+/// Linux names each run of the machine.
+fn boot() -> u64 {
+    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let digits: String = id.chars().filter(char::is_ascii_hexdigit).take(16).collect();
+    u64::from_str_radix(&digits, 16).unwrap_or(0)
 }
 
 fn is_gone(error: &io::Error) -> bool {

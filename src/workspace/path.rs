@@ -53,7 +53,8 @@ impl RelPath {
     #[must_use]
     pub(crate) fn join(&self, name: &[u8]) -> Self {
         debug_assert!(name_is_fit(name), "a name comes from a directory or a checked tree");
-        let mut bytes = self.0.clone();
+        let mut bytes = Vec::with_capacity(self.0.len() + 1 + name.len());
+        bytes.extend_from_slice(&self.0);
         if !bytes.is_empty() {
             bytes.push(b'/');
         }
@@ -123,7 +124,12 @@ impl Serialize for RelPath {
 
 /// Serialises any path as a [`RelPath`] is.
 pub(crate) fn path_text<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&as_text(path.as_os_str().as_encoded_bytes()))
+    serializer.serialize_str(&path_as_text(path))
+}
+
+/// Any path as a [`RelPath`] is serialised.
+pub(crate) fn path_as_text(path: &Path) -> String {
+    as_text(path.as_os_str().as_encoded_bytes())
 }
 
 fn as_text(bytes: &[u8]) -> String {

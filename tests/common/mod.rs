@@ -218,8 +218,11 @@ impl Workspace for FusedWorkspace {
         self.fuse.burn()?;
         self.workspace.set_mode(path, mode)
     }
-    fn sync(&self, changed: &[RelPath]) -> io::Result<()> {
+    fn sync(&self, files: &[RelPath], dirs: &[RelPath]) -> io::Result<()> {
         self.fuse.burn()?;
-        self.workspace.sync(changed)
+        self.workspace.sync(files, dirs)
+    }
+    fn boot(&self) -> u64 {
+        self.workspace.boot()
     }
 }

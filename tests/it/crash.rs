@@ -2,11 +2,14 @@
 //!
 //! This is a share of what `cargo run --release -p forklog-soak` does for as long as it is told.
 
+use forklog::OpenOptions;
 use forklog_sim::derive;
 use forklog_soak::model::Which;
 use forklog_soak::{Case, Effort, Family, Op, SIDE, Step, Tally, all_options};
 
 const A: Which = Which("a", None);
+const B: Which = Which("b", None);
+const X: Which = Which("a", Some(SIDE));
 
 /// Runs a program in all ways to open, as a case that was found and must not come back.
 fn again(before: &[Op], program: &[Step]) {
@@ -42,6 +45,30 @@ fn closing_a_side_publishes_nothing_that_a_power_cut_takes_back() {
     let by = |by, op| Step { by, op };
     let program = [by(0, Op::Append(A)), by(1, Op::Append(side)), by(0, Op::Kill), by(1, Op::Close(side))];
     again(&[Op::Create("a")], &program);
+}
+
+/// Payloads that become objects: no line is left without its payload, and none that was promised is lost.
+#[test]
+fn records_whose_payloads_are_objects_survive_every_cut() {
+    let mut tally = Tally::default();
+    let before = steps(&[Op::Create("a"), Op::Append(A), Op::Append(A), Op::Append(A)]);
+    let programs = [
+        &[Op::Append(A), Op::Append(A)][..],
+        &[Op::Batch(A), Op::Kill, Op::Append(A)],
+        &[Op::AppendId(A), Op::Sync(A), Op::Batch(A), Op::Close(A)],
+        &[Op::Append(A), Op::Fork("a", "b"), Op::Append(B), Op::Delete("a"), Op::Gc],
+        &[Op::Batch(A), Op::Rewind(A), Op::Gc, Op::Kill, Op::Undo(A), Op::Append(A)],
+        &[Op::Append(X), Op::Batch(X), Op::Delete("a"), Op::Gc],
+    ];
+    for (n, program) in programs.into_iter().enumerate() {
+        for (m, options) in all_options().into_iter().enumerate() {
+            let options = OpenOptions { spill_over: Some(30), ..options };
+            let seed = derive(0x1a46e + n as u64, m as u64);
+            let case = Case { seed, options, before: before.clone(), program: steps(program), effort: Effort::CLOSE };
+            case.run(&mut tally).unwrap_or_else(|wrong| panic!("{options:?}, {program:?}: {wrong}"));
+        }
+    }
+    eprintln!("{tally:?}");
 }
 
 fn run(family: Family, cases: impl Iterator<Item = u64>) {

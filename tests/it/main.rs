@@ -8,3 +8,4 @@ mod io_error;
 mod old_store;
 mod parting;
 mod process;
+mod spill;

@@ -1,6 +1,7 @@
 //! What each command does.
 
 mod admin;
+mod bench;
 mod diff;
 mod files;
 mod import;
@@ -76,6 +77,7 @@ pub(crate) fn run(cli: Cli) -> Done {
         Command::Delete(name) => admin::delete(at, &name),
         Command::Reroot(name) => admin::reroot(at, &name),
         Command::Cleanup(args) => admin::cleanup(at, &args),
+        Command::Bench(args) => bench::bench(at, &args),
         Command::Completions { .. } => Ok(()),
     };
     // What was printed before a failure is printed all the same.

@@ -48,7 +48,7 @@ fn object(text: &str) -> Done<Map<String, Value>> {
 
 pub(super) fn append(at: &mut Context, args: &Append) -> Done {
     let (store, key) = (at.store()?, args.name.key()?);
-    let options = OpenOptions { durability: args.durability, ..OpenOptions::default() };
+    let options = OpenOptions { durability: args.durability, spill_over: args.spill_over, ..OpenOptions::default() };
     let mut input: Box<dyn BufRead> = match &args.file {
         Some(path) => {
             let io = |source| Error::Io { op: "read", path: path.clone(), source };

@@ -18,7 +18,7 @@ pub(crate) struct Grouped;
 
 impl Peer for Bare {
     fn name(&self) -> String {
-        "bare write(2)".to_owned()
+        "bare system calls".to_owned()
     }
 
     fn promise(&self, mode: Mode) -> Option<&'static str> {

@@ -130,12 +130,28 @@ fn deep(setting: &Setting) -> Outcome {
     setting.run_rounds(Row { id: "fork-deep", what, unit: Unit::Seconds, goal: "20 µs", cases }, setting.rounds * 3)
 }
 
-/// Bytes in a directory: as files are long, or as they take blocks.
-fn size(dir: &Path, blocks: bool) -> u64 {
+/// What counts as bytes of a directory.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Counted {
+    /// What cannot be made again from something else.
+    Transcripts,
+    /// The length of every file.
+    Files,
+    /// The blocks that the file system has set aside, for directories too.
+    Blocks,
+}
+
+fn size(dir: &Path, counted: Counted) -> f64 {
     let of = |entry: fs::DirEntry| {
         let data = entry.metadata().expect("there");
-        let own = if blocks { data.blocks() * 512 } else { data.len() };
-        if data.is_dir() { size(&entry.path(), blocks) + if blocks { own } else { 0 } } else { own }
+        let below = if data.is_dir() { size(&entry.path(), counted) } else { 0.0 };
+        below
+            + match counted {
+                Counted::Blocks => data.blocks() as f64 * 512.0,
+                _ if data.is_dir() => 0.0,
+                Counted::Transcripts if entry.file_name() != "transcript.jsonl" => 0.0,
+                _ => data.len() as f64,
+            }
     };
     fs::read_dir(dir).expect("a directory").map(|entry| of(entry.expect("an entry"))).sum()
 }
@@ -148,19 +164,20 @@ fn bytes(setting: &Setting) -> Outcome {
     let log = Forklog(How::Raw).open(temp.path(), Mode::Write, 1);
     (0..MIB).for_each(|_| log.batch(0, &texts));
     drop(log);
-    let before = (size(temp.path(), false) as f64, size(temp.path(), true) as f64);
+    const ALL: [Counted; 3] = [Counted::Transcripts, Counted::Files, Counted::Blocks];
+    let before = ALL.map(|counted| size(temp.path(), counted));
     let store =
         Store::options().disk(Arc::new(Counting::unsynced())).open(temp.path().join("forklog")).expect("a store");
     for n in 0..forks {
         fork(&store, (n + 1) * 9);
     }
     drop(store);
-    let after = (size(temp.path(), false) as f64, size(temp.path(), true) as f64);
+    let after = ALL.map(|counted| size(temp.path(), counted));
     let db = setting.temp();
     let log = Sqlite.open(db.path(), Mode::Write, 1);
     (0..MIB).for_each(|_| log.batch(0, &texts));
     drop(log);
-    let one = size(db.path(), false) as f64;
+    let one = size(db.path(), Counted::Files);
     let connection = sqlite_connect(&db.path().join("sqlite.db"), Mode::Write);
     for n in 1..=copies {
         let target = i64::try_from(n << 32).unwrap_or_default();
@@ -168,11 +185,12 @@ fn bytes(setting: &Setting) -> Outcome {
         connection.execute(sql, [target]).expect("copied");
     }
     drop(connection);
-    let more = (size(db.path(), false) as f64 - one) / copies as f64 / one;
+    let more = (size(db.path(), Counted::Files) - one) / copies as f64 / one;
     let fixed = |name: &str, mode, value: f64| Case::new(name, mode, move |_| Sample::of(value));
     let cases = vec![
-        fixed("forklog, length of all files", "the index among them", after.0 / before.0),
-        fixed("forklog, blocks of the file system", "files and directories", after.1 / before.1),
+        fixed("forklog, transcripts", "what forks are", after[0] / before[0]),
+        fixed("forklog, all files", "the index among them", after[1] / before[1]),
+        fixed("forklog, blocks of the file system", "files and directories", after[2] / before[2]),
         fixed("JSONL", "a copy each", (forks + 1) as f64),
         fixed("SQLite", "rows copied, scaled from 20", 1.0 + more * forks as f64),
     ];

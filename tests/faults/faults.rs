@@ -1,0 +1,232 @@
+//! Calls that fail, disks that are full, modes that forbid, and a user who does not wait.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use forklog::checkpoint::{Why, pending};
+use forklog::workspace::Workspace;
+use forklog::{Error, ObjectId, ObjectKind, Scope, SessionFiles};
+use forklog_sim::{Cut, Errno, Fault, Points, SimDisk, What};
+
+use crate::world::{
+    EDIT, Image, STORE, User, conversation, files, forced, key, normal, open, path, run, seq, three_turns,
+};
+
+/// Rewinds everything and takes it back after something has gone wrong in a rewind; says what the rewind said.
+fn goes_wrong(disk: &SimDisk, images: &[Image], prepare: &dyn Fn(&SimDisk), context: &str) -> Result<(), Error> {
+    let process = disk.process();
+    let store = open(&process).expect("opens");
+    let session = store.session(&key()).expect("opens");
+    let found = files(&process, &session).expect("opens");
+    prepare(disk);
+    let moved = found.rewind(&seq(0), Scope::Both, &normal());
+    // What a fault hid from the scan is left alone, and said.
+    let is_partial = moved.as_ref().is_ok_and(|moved| moved.plan.iter().any(|plan| !plan.skipped.is_empty()));
+    let done = moved.map(drop);
+    disk.clear_faults();
+    disk.set_capacity(None);
+    let user = User::of(disk);
+    if let Err(error) = &done
+        && !matches!(error, Error::Poisoned { .. })
+    {
+        assert_eq!(user.image(), images[2], "{context}: {error}");
+        assert_eq!(conversation(&store), 3, "{context}: {error}");
+        let journals = Path::new(STORE).join("journals");
+        assert_eq!(pending(&process, &journals).expect("listed"), [], "{context}: {error}");
+    }
+    drop(found);
+    drop(session);
+    process.kill();
+    for (end, disk) in [("on", disk.snapshot().killed()), ("cut", disk.after(Cut::Nothing))] {
+        run(&disk, &|store, files| {
+            let len = conversation(store);
+            assert!(len == 3 || len == 1, "{context}, {end}");
+            if !is_partial {
+                assert_eq!(User::of(&disk).image(), images[len - 1], "{context}, {end}: {done:?}");
+            }
+            assert!(done.is_err() || len == 1, "{context}, {end}: what was acknowledged is lost");
+            if len == 1 {
+                files.undo(&normal()).expect("undone");
+            } else {
+                files.rewind(&seq(0), Scope::Both, &normal()).expect("rewound");
+                files.undo(&normal()).expect("undone");
+            }
+            if !is_partial {
+                assert_eq!(User::of(&disk).image(), images[2], "{context}, {end}");
+            }
+            Ok(())
+        })
+        .unwrap_or_else(|error| panic!("{context}, {end}: {error}"));
+    }
+    done
+}
+
+/// Every call of a rewind fails, one at a time, or all from then on.
+#[test]
+fn a_rewind_of_which_any_call_fails_is_whole() {
+    let (disk, images) = three_turns();
+    let whats = [
+        What::Fail(Errno::Io),
+        What::FailAfter(Errno::Io),
+        What::Fail(Errno::NoSpace),
+        What::FailAfter(Errno::NoSpace),
+        What::LoseDirty(Errno::Io),
+    ];
+    let (mut failed, mut poisoned) = (0, 0);
+    for what in whats {
+        for part in ["/work", "/store"] {
+            for lasting in [false, true] {
+                for n in 1.. {
+                    let copy = disk.after(Cut::Everything);
+                    let fault = Fault::at(n, what).in_path(part);
+                    let fault = if lasting { fault.lasting() } else { fault };
+                    let context = format!("{fault:?}");
+                    let done = goes_wrong(&copy, &images, &|disk| disk.add_fault(fault.clone()), &context);
+                    failed += u32::from(done.is_err());
+                    poisoned += u32::from(matches!(done, Err(Error::Poisoned { .. })));
+                    if copy.fault_hits() == 0 {
+                        done.expect("nothing stood in its way");
+                        break;
+                    }
+                }
+            }
+        }
+    }
+    println!("{failed} rewinds failed; of {poisoned} the next open decided");
+    assert!(failed > 300, "{failed}");
+}
+
+#[test]
+fn a_disk_that_is_full_at_any_byte_leaves_files_whole() {
+    let (disk, images) = three_turns();
+    let mut full = 0;
+    for room in (0..).step_by(61) {
+        let copy = disk.after(Cut::Everything);
+        let done = goes_wrong(&copy, &images, &|disk| disk.set_capacity(Some(disk.used() + room)), "full");
+        match done {
+            Ok(()) => break,
+            Err(Error::Full { .. } | Error::Poisoned { .. }) => full += 1,
+            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::StorageFull => full += 1,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    println!("full at {full} lengths");
+    assert!(full > 10, "{full}");
+}
+
+/// What modes forbid is an error that changes nothing, or is said in the plan; the workspace can be used afterwards.
+#[test]
+fn modes_that_forbid_lose_nothing() {
+    let (disk, images) = three_turns();
+    let rewind = |files: &SessionFiles<'_>| files.rewind(&seq(0), Scope::Both, &normal());
+
+    // A file that may not be written is replaced all the same: its directory may.
+    let copy = disk.after(Cut::Everything);
+    let user = User::of(&copy);
+    user.chmod("main", 0o444);
+    run(&copy, &|_, files| {
+        files.checkpoint(None)?;
+        rewind(files).map(drop)
+    })
+    .expect("rewound");
+    assert_eq!(user.image(), images[0]);
+
+    // Directories in which nothing may be changed: the root, and one below.
+    for (locked, mode) in [(".", 0o500), ("src", 0o500), ("fresh/dir", 0o500), ("src/deep", 0o000)] {
+        let copy = disk.after(Cut::Everything);
+        let user = User::of(&copy);
+        let place = if locked == "." { forklog::workspace::RelPath::root() } else { path(locked) };
+        let was = user.0.meta(&place).expect("there").mode;
+        user.0.set_mode(&place, mode).expect("changed");
+        run(&copy, &|store, files| {
+            let done = rewind(files);
+            user.0.set_mode(&place, was).expect("changed");
+            match done {
+                Err(error) => {
+                    assert!(matches!(error, Error::Io { .. }), "{locked}: {error}");
+                    assert_eq!(user.image(), images[2], "{locked}");
+                    assert_eq!(conversation(store), 3);
+                    rewind(files).expect("once it may, it goes back");
+                    assert_eq!(user.image(), images[0], "{locked}");
+                    files.undo(&normal()).expect("undone");
+                }
+                Ok(moved) => {
+                    let plan = moved.plan.expect("of files");
+                    assert!(!plan.skipped.is_empty() || !plan.conflicts.is_empty(), "{locked}: it is said");
+                    files.undo(&forced()).expect("undone");
+                    user.0.set_mode(&place, was).expect("changed");
+                }
+            }
+            assert_eq!(user.image(), images[2], "{locked}");
+            Ok(())
+        })
+        .unwrap_or_else(|error| panic!("{locked}: {error}"));
+    }
+
+    // A file that cannot be read is left alone and said.
+    let copy = disk.after(Cut::Everything);
+    let user = User::of(&copy);
+    user.chmod("main", 0o000);
+    run(&copy, &|_, files| {
+        let plan = rewind(files)?.plan.expect("of files");
+        assert!(plan.skipped.iter().any(|found| found.path == path("main") && found.why == Why::Unreadable));
+        Ok(())
+    })
+    .expect("rewound");
+    user.chmod("main", 0o644);
+    assert_eq!(user.image()["main"], images[2]["main"]);
+}
+
+/// The user writes a file while a rewind runs, at each of its calls that changes anything.
+#[test]
+fn an_edit_in_the_middle_of_a_rewind_is_not_lost() {
+    let (disk, _) = three_turns();
+    let mut rescued = 0;
+    for edited in ["main", "gone", "is-dir/inside", "fresh/dir/file"] {
+        for moment in 0.. {
+            let copy = disk.after(Cut::Everything);
+            let (calls, busy) = (std::sync::atomic::AtomicU64::new(0), AtomicBool::new(false));
+            let (user, name) = (User::of(&copy), edited.to_owned());
+            let write = move |user: &User| {
+                // In place, or as a new file where there is none; a directory may just be in the way.
+                let _ = user.0.create_dir(&path("is-dir"), 0o755);
+                let _ = user.0.remove_file(&path(&name));
+                user.0.write_new(&path(&name), EDIT.as_bytes(), 0o644).is_ok()
+            };
+            let done = AtomicBool::new(false);
+            let done = std::sync::Arc::new(done);
+            let flag = std::sync::Arc::clone(&done);
+            let process = copy.process();
+            let store = open(&process).expect("opens");
+            let session = store.session(&key()).expect("opens");
+            let found = files(&process, &session).expect("opens");
+            copy.on_point(Points::Changes, move |_, _| {
+                if !busy.swap(true, Ordering::SeqCst) {
+                    if calls.fetch_add(1, Ordering::SeqCst) == moment {
+                        flag.store(write(&user), Ordering::SeqCst);
+                    }
+                    busy.store(false, Ordering::SeqCst);
+                }
+            });
+            let result = found.rewind(&seq(0), Scope::Both, &normal());
+            copy.clear_hook();
+            drop(found);
+            let found = files(&process, &session).unwrap_or_else(|error| panic!("{edited} at {moment}: {error}"));
+            store.gc(false).expect("collected");
+            let user = User::of(&copy);
+            let is_there = || user.image().values().any(|is| is.contains(EDIT));
+            if done.load(Ordering::SeqCst) && !is_there() {
+                rescued += 1;
+                let id = ObjectId::of(ObjectKind::Blob, EDIT.as_bytes());
+                assert!(store.objects().get(ObjectKind::Blob, id, 1000).is_ok(), "{edited} at {moment}: {result:?}");
+                found.undo(&forced()).unwrap_or_else(|error| panic!("{edited} at {moment}: {error}"));
+                assert!(is_there(), "{edited} at {moment}: undo brings it back: {result:?}");
+            }
+            if !done.load(Ordering::SeqCst) && moment > 100 {
+                break;
+            }
+        }
+    }
+    println!("{rescued} edits were replaced and came back by undo");
+    assert!(rescued > 0, "{rescued}");
+}

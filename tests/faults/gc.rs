@@ -1,0 +1,125 @@
+//! What gc promises to who writes meanwhile, and what it does where it cannot know what is needed.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use forklog::checkpoint::PlanOptions;
+use forklog::disk::{Disk, How, LockMode};
+use forklog::objects::{MAX_OBJECT, NewUid, ObjectStore, Root};
+use forklog::{Error, NewSession, ObjectKind, SessionKey, Uid};
+use forklog_sim::{Points, Process, SimDisk, derive};
+
+use crate::world::{User, files, key, open, three_turns};
+
+const OBJECTS: &str = "/objects";
+
+fn objects(process: &Process) -> ObjectStore {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    let new_uid: NewUid = Arc::new(|| Uid::from_bytes(u128::from(NEXT.fetch_add(1, Ordering::Relaxed)).to_be_bytes()));
+    ObjectStore::open(Arc::new(process.clone()), Path::new(OBJECTS), new_uid)
+}
+
+fn content(n: u64) -> Vec<u8> {
+    (0..60).flat_map(|i| derive(n, i).to_be_bytes()).collect()
+}
+
+fn put(store: &ObjectStore, which: impl IntoIterator<Item = u64>) -> Result<Vec<Root>, Error> {
+    let batch = store.begin()?;
+    let ids = which.into_iter().map(|n| batch.put(ObjectKind::Blob, &content(n)).map(Root::Blob));
+    let roots = ids.collect::<Result<_, _>>()?;
+    batch.sync()?;
+    Ok(roots)
+}
+
+/// At each call of a gc, another process puts what the gc is about to remove.
+#[test]
+fn a_writer_that_needs_what_gc_removes_stores_it_again() {
+    let disk = SimDisk::new(3);
+    put(&objects(&disk.process()), 0..40).expect("put");
+    let (mut written, mut waited) = (0, 0);
+    for moment in 0.. {
+        let copy = disk.after(forklog_sim::Cut::Everything);
+        let roots = Arc::new(Mutex::new(put(&objects(&copy.process()), 0..4).expect("put")));
+        let did = Arc::new(AtomicU64::new(0));
+        let (calls, busy) = (AtomicU64::new(0), AtomicBool::new(false));
+        let (other, shared, flag) = (copy.process(), Arc::clone(&roots), Arc::clone(&did));
+        copy.on_point(Points::Every, move |_, _| {
+            if busy.swap(true, Ordering::SeqCst) {
+                return;
+            }
+            if calls.fetch_add(1, Ordering::SeqCst) == moment {
+                let lock = other.open(&Path::new(OBJECTS).join("lock"), How::Write);
+                // A writer would wait until gc has passed this phase, and gc waits for us.
+                let is_free = lock.is_ok_and(|lock| lock.try_lock(LockMode::Shared).expect("asked"));
+                if is_free {
+                    let writer = objects(&other);
+                    let batch = writer.begin().expect("begun");
+                    let ids = (10..20).map(|n| batch.put(ObjectKind::Blob, &content(n)).map(Root::Blob));
+                    let found = ids.collect::<Result<Vec<_>, _>>().expect("put");
+                    batch.sync().expect("synced");
+                    // The record that names them comes before the batch ends.
+                    shared.lock().expect("sound").extend(found);
+                }
+                flag.store(if is_free { 1 } else { 2 }, Ordering::SeqCst);
+            }
+            busy.store(false, Ordering::SeqCst);
+        });
+        let collector = objects(&copy.process());
+        let report = collector.gc(|| Ok(roots.lock().expect("sound").clone())).expect("collected");
+        copy.clear_hook();
+        assert!(report.packs_removed > 0 || did.load(Ordering::SeqCst) == 1, "{report:?}");
+        let reader = objects(&copy.process());
+        for root in roots.lock().expect("sound").iter() {
+            reader.get(ObjectKind::Blob, root.id(), MAX_OBJECT).unwrap_or_else(|error| panic!("at {moment}: {error}"));
+        }
+        assert!(reader.verify().expect("read").is_empty());
+        match did.load(Ordering::SeqCst) {
+            0 => break,
+            1 => written += 1,
+            _ => waited += 1,
+        }
+    }
+    println!("a writer came at {written} calls of a gc, and had to wait at {waited}");
+    assert!(written > 20 && waited > 0, "{written} {waited}");
+}
+
+/// While a transcript is damaged nobody knows what it needs: objects stay, and gc says why.
+#[test]
+fn a_damaged_transcript_stops_the_collection_of_objects_and_gc_says_so() {
+    let (disk, images) = three_turns();
+    let process = disk.process();
+    let store = open(&process).expect("opens");
+    let other = SessionKey::new("p", "other").expect("legal");
+    let session = store.create(NewSession::named(other.clone())).expect("created");
+    let noise: String = (0..9_000u64).map(|n| format!("{:x}", derive(4, n) % 16)).collect();
+    let user = User::of(&disk);
+    user.write("noise", &noise);
+    session
+        .files_of(Arc::new(user.0.clone()), Default::default())
+        .and_then(|files| files.checkpoint(None))
+        .expect("taken");
+    user.remove("noise");
+    session.close().expect("closed");
+    store.delete(&other).expect("deleted");
+    drop(store);
+    let store = open(&disk.process()).expect("opens");
+    let path = Path::new("/store/projects/p/a/transcript.jsonl");
+    let whole = disk.peek(path).expect("there");
+    let at = whole.len() / 2;
+    disk.damage(path, |bytes| bytes[at] ^= 1).expect("there");
+    let done = store.gc(false);
+    let said = format!("{done:?}");
+    println!("{said}");
+    assert!(said.contains("transcript.jsonl"), "it names the file: {said}");
+    let packs = || disk.tree().iter().filter(|(path, _)| path.extension().is_some_and(|e| e == "pack")).count();
+    assert!(packs() > 0);
+    disk.damage(path, |bytes| bytes[at] ^= 1).expect("there");
+    assert!(store.gc(false).expect("collected").packs > 0, "once it is well again, gc goes on");
+    let session = store.session(&key()).expect("opens");
+    let found = files(&process, &session).expect("opens");
+    found
+        .rewind(&crate::world::seq(0), forklog::Scope::Both, &PlanOptions { force: true, ..PlanOptions::default() })
+        .expect("everything is there");
+    assert_eq!(user.image(), images[0]);
+}
