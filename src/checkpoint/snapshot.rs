@@ -1,6 +1,6 @@
 //! Looking at a workspace: which files it has and what is in them, reading only what may have changed.
 
-use std::collections::HashMap;
+use foldhash::HashMap;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -11,7 +11,7 @@ mod pack;
 mod tree;
 mod writer;
 
-use std::collections::HashMap;
+use foldhash::{HashMap, HashMapExt as _};
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};

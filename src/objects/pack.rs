@@ -1,6 +1,6 @@
 //! Reading one pack: finding its frames, with or without its index, and taking objects out of it.
 
-use std::collections::HashMap;
+use foldhash::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -1,6 +1,6 @@
 //! Appending to the one pack that a process writes.
 
-use std::collections::HashMap;
+use foldhash::{HashMap, HashMapExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 

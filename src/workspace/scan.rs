@@ -1,6 +1,6 @@
 //! Finding what is in a workspace: ignore rules as in git, and a reason for everything that is left out.
 
-use std::collections::HashMap;
+use foldhash::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
