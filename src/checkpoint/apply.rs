@@ -15,7 +15,6 @@ use crate::disk::{Disk, How, LockMode};
 use crate::error::{Error, Kind, Result};
 use crate::format::journal::{self, Journal, Step};
 use crate::format::pack::Bad;
-use crate::format::tree::Named;
 use crate::ids::Uid;
 use crate::objects::{Batch, Entry, EntryKind, MAX_OBJECT, Root};
 use crate::workspace::{Meta, MetaKind, RelPath, STAGE_PREFIX};
@@ -244,8 +243,8 @@ impl Files {
         if batch.contains(&node.entry.id)? {
             return Ok(());
         }
-        let named = |(name, child): &(Vec<u8>, Node)| Named { name: name.clone(), entry: child.entry };
-        put_tree(Some(batch), node.meta.mode, &node.children.iter().map(named).collect::<Vec<_>>()).map(drop)
+        let names = node.children.iter().map(|(name, child)| (&name[..], &child.entry));
+        put_tree(Some(batch), node.meta.mode, names).map(drop)
     }
 
     /// Ends the work on the files: what was rescued is synced, the stage goes, everything is synced.

@@ -229,6 +229,5 @@ fn graft_below(
             None => drop(names.remove(name)),
         }
     }
-    let names: Vec<Named> = names.into_iter().map(|(name, entry)| Named { name, entry }).collect();
-    put_tree(Some(batch), mode, &names)
+    put_tree(Some(batch), mode, names.iter().map(|(name, entry)| (&name[..], entry)))
 }

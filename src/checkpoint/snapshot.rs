@@ -9,7 +9,7 @@ use std::thread;
 use crate::disk::{Disk, How};
 use crate::error::{Error, Result};
 use crate::format::stat::{self, Cached, Stat};
-use crate::format::tree::{self, Named};
+use crate::format::tree;
 use crate::ids::{ObjectId, ObjectKind, Uid};
 use crate::objects::{Batch, Entry, EntryKind, MAX_OBJECT};
 use crate::workspace::{Found, Meta, MetaKind, RelPath, ScanOptions, Skipped, Stamp, Why, Workspace, scan};
@@ -48,10 +48,10 @@ pub(super) struct Looking<'a> {
 }
 
 /// A file that the stat cache knows.
-struct Known {
+struct Known<'c> {
     /// Whether its stat says anything: times of another run of the machine do not.
     usable: bool,
-    file: Cached,
+    file: Cached<'c>,
 }
 
 /// A file that was looked at.
@@ -64,7 +64,8 @@ enum Looked {
 
 impl Looking<'_> {
     pub(super) fn snapshot(&self) -> Result<Snapshot> {
-        let known = self.load_cache();
+        let cache = self.read_cache().unwrap_or_default();
+        let known = self.known(&cache);
         let (found, mut skipped) = scan(self.workspace, self.options, |path| known.contains_key(path.as_bytes()))?;
         let looked = self.look_at_all(&found, &known)?;
         for (found, looked) in found.iter().zip(&looked) {
@@ -101,13 +102,12 @@ impl Looking<'_> {
     }
 
     fn directory(&self, meta: Meta, children: Vec<(Vec<u8>, Node)>) -> Result<Node> {
-        let named = |(name, node): &(Vec<u8>, Node)| Named { name: name.clone(), entry: node.entry };
-        let entry = put_tree(self.batch, meta.mode, &children.iter().map(named).collect::<Vec<_>>())?;
+        let entry = put_tree(self.batch, meta.mode, children.iter().map(|(name, node)| (&name[..], &node.entry)))?;
         Ok(Node { entry, meta, children })
     }
 
     /// The state of each file; directories are left for later and count as gone.
-    fn look_at_all(&self, found: &[Found], known: &HashMap<Vec<u8>, Known>) -> Result<Vec<Looked>> {
+    fn look_at_all(&self, found: &[Found], known: &HashMap<&[u8], Known<'_>>) -> Result<Vec<Looked>> {
         let mut looked = Vec::with_capacity(found.len());
         let mut unknown = Vec::new();
         for (at, found) in found.iter().enumerate() {
@@ -181,26 +181,26 @@ impl Looking<'_> {
         nanos(self.now) <= nanos(meta.modified.max(meta.changed)) + grain
     }
 
-    fn load_cache(&self) -> HashMap<Vec<u8>, Known> {
+    fn read_cache(&self) -> io::Result<Vec<u8>> {
+        let file = self.disk.open(self.cache, How::Read)?;
+        let mut bytes = vec![0; usize::try_from(file.len()?).unwrap_or(0)];
+        file.read_at(&mut bytes, 0)?;
+        Ok(bytes)
+    }
+
+    /// What the stat cache says, by path. One that cannot be used costs reading the files.
+    fn known<'c>(&self, cache: &'c [u8]) -> HashMap<&'c [u8], Known<'c>> {
         let root = self.workspace.root().as_os_str().as_encoded_bytes();
-        let read = || -> io::Result<Option<(u64, Vec<Cached>)>> {
-            let file = self.disk.open(self.cache, How::Read)?;
-            let mut bytes = vec![0; usize::try_from(file.len()?).unwrap_or(0)];
-            file.read_at(&mut bytes, 0)?;
-            Ok(stat::decode(&bytes, root))
-        };
-        // A cache that cannot be used costs reading the files.
-        let (boot, files) = read().ok().flatten().unwrap_or_default();
+        let (boot, files) = stat::decode(cache, root).unwrap_or_default();
         // A power cut may leave a file's new times beside its old bytes.
         let is_of_now = boot != 0 && boot == self.workspace.boot();
-        let known = |mut file: Cached| (std::mem::take(&mut file.path), Known { usable: is_of_now, file });
-        files.into_iter().map(known).collect()
+        files.into_iter().map(|file| (file.path, Known { usable: is_of_now, file })).collect()
     }
 
     /// Writes what will be recognised next time. Not synced: the cache is derived and checksummed.
     ///
     /// Only by who stores contents: for others, having seen a file is no reason to lift the size limit.
-    fn save_cache(&self, found: &[Found], looked: &[Looked], known: &HashMap<Vec<u8>, Known>) {
+    fn save_cache(&self, found: &[Found], looked: &[Looked], known: &HashMap<&[u8], Known<'_>>) {
         if self.batch.is_none() {
             return;
         }
@@ -263,7 +263,11 @@ pub(super) fn read_state(
 }
 
 /// The directory with these names, its tree put where there is a batch.
-pub(super) fn put_tree(batch: Option<&Batch<'_>>, mode: u16, names: &[Named]) -> Result<Entry> {
+pub(super) fn put_tree<'n>(
+    batch: Option<&Batch<'_>>,
+    mode: u16,
+    names: impl Iterator<Item = (&'n [u8], &'n Entry)>,
+) -> Result<Entry> {
     let bytes = tree::encode(names);
     let id = match batch {
         Some(batch) => batch.put(ObjectKind::Tree, &bytes)?,
@@ -277,7 +281,7 @@ fn stat_of(meta: &Meta) -> Stat {
     Stat { modified: stamp(meta.modified), changed: stamp(meta.changed), inode: meta.inode, device: meta.device }
 }
 
-fn recognise(Known { usable, file }: &Known, meta: &Meta) -> Option<Entry> {
+fn recognise(Known { usable, file }: &Known<'_>, meta: &Meta) -> Option<Entry> {
     let (kind, mode) = match meta.kind {
         MetaKind::File => (EntryKind::File, meta.mode),
         MetaKind::Symlink => (EntryKind::Symlink, 0),

@@ -16,8 +16,8 @@ pub(crate) struct Stat {
 
 /// One file that need not be read again while it is the same.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Cached {
-    pub(crate) path: Vec<u8>,
+pub(crate) struct Cached<'a> {
+    pub(crate) path: &'a [u8],
     pub(crate) stat: Stat,
     pub(crate) entry: Entry,
 }
@@ -45,7 +45,7 @@ pub(crate) fn encode<'a>(
 }
 
 /// The run of the machine and the files of the workspace at `root`, or `None` when anything about the cache is wrong.
-pub(crate) fn decode(bytes: &[u8], root: &[u8]) -> Option<(u64, Vec<Cached>)> {
+pub(crate) fn decode<'a>(bytes: &'a [u8], root: &[u8]) -> Option<(u64, Vec<Cached<'a>>)> {
     let mut fields = Fields::new(checked_body(bytes)?);
     if fields.array() != Some(MAGIC) || fields.counted() != Some(root) {
         return None;
@@ -53,7 +53,7 @@ pub(crate) fn decode(bytes: &[u8], root: &[u8]) -> Option<(u64, Vec<Cached>)> {
     let boot = fields.u64()?;
     let mut files = Vec::new();
     while !fields.is_empty() {
-        let path = fields.counted()?.to_owned();
+        let path = fields.counted()?;
         let mut stamp = || Some((fields.array().map(i64::from_le_bytes)?, fields.u32()?));
         let (modified, changed) = (stamp()?, stamp()?);
         let stat = Stat { modified, changed, inode: fields.u64()?, device: fields.u64()? };
@@ -82,7 +82,7 @@ mod tests {
         let bytes = encode(b"/w", 7, files.into_iter());
         let (boot, read) = decode(&bytes, b"/w").expect("just written");
         assert_eq!(boot, 7);
-        assert!(read.iter().map(|file| (file.path.as_slice(), &file.stat, &file.entry)).eq(files));
+        assert!(read.iter().map(|file| (file.path, &file.stat, &file.entry)).eq(files));
         assert_eq!(decode(&bytes, b"/v"), None, "another workspace");
         for len in 0..bytes.len() {
             assert_eq!(decode(&bytes[..len], b"/w"), None, "cut to {len}");
