@@ -1,7 +1,7 @@
 //! Programs that run on forklog and on a model of it, with the power cut at every disk call.
 //!
 //! [`Case::of`] makes a program of a seed. [`Case::run`] runs it on a [`World`]: the engine on a simulated disk, and beside it a
-//! [`model`](crate::model) that keeps, for every transcript, the states it went through and which of them a power cut must leave. Before
+//! [`model`] that keeps, for every transcript, the states it went through and which of them a power cut must leave. Before
 //! every sync, or every call, the disk is cloned as a power cut may leave it; [`check_image`] opens each clone, reads it with the engine and
 //! with an independent reader, compares both with the model, verifies it, writes to it, collects its garbage, and cuts it again.
 //!
