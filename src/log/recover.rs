@@ -38,6 +38,7 @@ pub(crate) fn settle(disk: &dyn Disk, transcript: &Transcript, ends: &Ends, alon
     // Not before: what follows an `xclose` is all that shows that it may be in memory only, should the sync fail.
     if ends.len > end {
         file.set_len(end).map_err(|error| Error::io("cut", path, error))?;
+        file.sync().map_err(|error| Error::io("sync", path, error))?;
     }
     Ok(if alone { end } else { ends.promise })
 }
