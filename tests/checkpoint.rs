@@ -13,12 +13,13 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::sync::Arc;
 
-use common::{Fuse, FusedDisk, FusedWorkspace, new_uids};
+use common::{Fuse, FusedWorkspace, new_uids};
 use forklog::checkpoint::{Change, Files, Outcome, Plan, PlanOptions, State, Why, journal_roots, pending};
 use forklog::disk::{Disk, OsDisk};
 use forklog::objects::{Entry, ObjectStore, Root};
 use forklog::workspace::{OsWorkspace, RelPath, ScanOptions, Stamp, Workspace};
 use forklog::{Error, ObjectKind};
+use forklog_sim::through::Through;
 
 struct Place {
     dir: tempfile::TempDir,
@@ -462,7 +463,7 @@ impl Place {
     fn open_fused(&self, fuse: &Fuse) -> (Arc<ObjectStore>, Files) {
         let workspace = OsWorkspace::open(&self.work()).expect("opened");
         let workspace = FusedWorkspace { workspace, fuse: fuse.clone() };
-        self.open_with(Arc::new(FusedDisk { fuse: fuse.clone() }), Arc::new(workspace), late())
+        self.open_with(Arc::new(Through(fuse.clone())), Arc::new(workspace), late())
     }
 }
 

@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::{Fuse, FusedDisk, FusedWorkspace};
+use common::{Fuse, FusedWorkspace};
 use forklog::checkpoint::{PlanOptions, pending};
 use forklog::disk::OsDisk;
 use forklog::workspace::{OsWorkspace, RelPath, ScanOptions};
@@ -19,6 +19,7 @@ use forklog::{
     At, Error, FilesTarget, NewSession, OpenOptions, Reader, Scope, Seq, Session, SessionFiles, SessionKey, Sharing,
     Store,
 };
+use forklog_sim::through::Through;
 
 struct Place {
     dir: tempfile::TempDir,
@@ -425,7 +426,7 @@ fn kill_everywhere(step: impl Fn(&SessionFiles<'_>) -> forklog::Result<()>, befo
             images
         };
         let fuse = Fuse::after(calls);
-        let disk = Arc::new(FusedDisk { fuse: fuse.clone() });
+        let disk = Arc::new(Through(fuse.clone()));
         let store = Store::options().disk(disk).existing().open(place.dir.path().join("store")).expect("opens");
         let workspace =
             FusedWorkspace { workspace: OsWorkspace::open(&place.work()).expect("opened"), fuse: fuse.clone() };
@@ -500,7 +501,7 @@ fn a_checkpoint_is_there_wholly_or_not_at_all_wherever_it_is_killed() {
         }
         place.write("always", "changed\n");
         let fuse = Fuse::after(calls);
-        let disk = Arc::new(FusedDisk { fuse: fuse.clone() });
+        let disk = Arc::new(Through(fuse.clone()));
         let store = Store::options().disk(disk).existing().open(place.dir.path().join("store")).expect("opens");
         let result =
             store.session(&key("a")).and_then(|session| session.files(place.work())?.checkpoint(Some("second")));

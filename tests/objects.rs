@@ -7,10 +7,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use common::{Fuse, FusedDisk, os_store, store};
+use common::{Fuse, os_store, store};
 use forklog::disk::Disk;
 use forklog::objects::{MAX_OBJECT, ObjectStore, Root};
 use forklog::{Error, ObjectId, ObjectKind};
+use forklog_sim::through::Through;
 use forklog_sim::{Cut, Errno, Fault, Op, SimDisk, What};
 
 fn content(n: u32) -> Vec<u8> {
@@ -151,7 +152,7 @@ fn a_writer_that_is_killed_anywhere_leaves_what_it_promised() {
         let root = tempfile::tempdir().expect("a place");
         let fuse = Fuse::after(calls);
         let mut promised = HashMap::new();
-        let fused = store(Arc::new(FusedDisk { fuse: fuse.clone() }), root.path());
+        let fused = store(Arc::new(Through(fuse.clone())), root.path());
         for turn in 0..4 {
             match put_all(&fused, turn * 10..turn * 10 + 10) {
                 Ok(ids) => promised.extend(ids),
@@ -184,7 +185,7 @@ fn gc_keeps_what_is_live_and_can_be_killed_anywhere() {
         let root = tempfile::tempdir().expect("a place");
         let ids = put_all(&os_store(root.path()), 0..100).expect("put");
         let fuse = Fuse::after(calls);
-        let killed = store(Arc::new(FusedDisk { fuse: fuse.clone() }), root.path());
+        let killed = store(Arc::new(Through(fuse.clone())), root.path());
         let done = killed.gc(|| Ok(live(&ids)));
         drop(killed);
         let check = |when: &str| {

@@ -82,6 +82,7 @@ pub mod objects;
 mod op;
 pub mod reader;
 mod rng;
+pub mod through;
 mod ticks;
 mod workspace;
 

@@ -7,10 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use forklog::Uid;
-use forklog::disk::{DirEntry, Disk, File, How, LockMode, Mapped, OsDisk, Stat, Watch};
+use forklog::disk::{Disk, OsDisk};
 use forklog::objects::{NewUid, ObjectStore};
 #[cfg(unix)]
 use forklog::workspace::{Content, Meta, OsWorkspace, RelPath, Workspace};
+use forklog_sim::through::{Change, Hook, Then};
 
 /// Uids that never repeat within a test process.
 pub fn new_uids() -> NewUid {
@@ -56,105 +57,14 @@ impl Fuse {
     }
 }
 
-/// The real disk behind a fuse.
-#[derive(Debug)]
-pub struct FusedDisk {
-    pub fuse: Fuse,
-}
-
-#[derive(Debug)]
-struct FusedFile {
-    file: Box<dyn File>,
-    fuse: Fuse,
-}
-
-impl Disk for FusedDisk {
-    fn open(&self, path: &Path, how: How) -> io::Result<Box<dyn File>> {
-        if matches!(how, How::Create | How::CreateNew) {
-            self.fuse.burn()?;
+impl Hook for Fuse {
+    fn before(&self, change: Change) -> io::Result<Then> {
+        let last = self.burn()?;
+        if last && change == Change::Write {
+            self.0.store(-1, Ordering::SeqCst);
+            return Ok(Then::Half);
         }
-        Ok(Box::new(FusedFile { file: OsDisk.open(path, how)?, fuse: self.fuse.clone() }))
-    }
-
-    fn create_dir(&self, path: &Path) -> io::Result<()> {
-        self.fuse.burn()?;
-        OsDisk.create_dir(path)
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.fuse.burn()?;
-        OsDisk.rename(from, to)
-    }
-
-    fn remove_file(&self, path: &Path) -> io::Result<()> {
-        self.fuse.burn()?;
-        OsDisk.remove_file(path)
-    }
-
-    fn remove_dir(&self, path: &Path) -> io::Result<()> {
-        self.fuse.burn()?;
-        OsDisk.remove_dir(path)
-    }
-
-    fn list(&self, path: &Path) -> io::Result<Vec<DirEntry>> {
-        OsDisk.list(path)
-    }
-
-    fn stat(&self, path: &Path) -> io::Result<Stat> {
-        OsDisk.stat(path)
-    }
-
-    fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        self.fuse.burn()?;
-        OsDisk.sync_dir(path)
-    }
-
-    fn watch(&self, path: &Path) -> io::Result<Box<dyn Watch>> {
-        OsDisk.watch(path)
-    }
-}
-
-impl File for FusedFile {
-    fn len(&self) -> io::Result<u64> {
-        self.file.len()
-    }
-
-    fn read_at(&self, out: &mut [u8], at: u64) -> io::Result<usize> {
-        self.file.read_at(out, at)
-    }
-
-    fn write_at(&self, bytes: &[u8], at: u64) -> io::Result<()> {
-        if self.fuse.burn()? {
-            self.file.write_at(&bytes[..bytes.len() / 2], at)?;
-            self.fuse.burn()?;
-        }
-        self.file.write_at(bytes, at)
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.fuse.burn()?;
-        self.file.set_len(len)
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        self.fuse.burn()?;
-        self.file.sync()
-    }
-
-    fn try_lock(&self, mode: LockMode) -> io::Result<bool> {
-        self.file.try_lock(mode)
-    }
-
-    fn unlock(&self) -> io::Result<()> {
-        self.file.unlock()
-    }
-
-    fn file_id(&self) -> io::Result<u64> {
-        self.file.file_id()
-    }
-
-    fn map(&self) -> io::Result<Mapped> {
-        self.file.map()
+        Ok(Then::Go)
     }
 }
 

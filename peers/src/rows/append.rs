@@ -192,7 +192,7 @@ fn syncs(setting: &Setting, payloads: &[Payload]) -> Outcome {
     let per_record = |sessions: usize, threads: usize| {
         let dir = setting.temp();
         let syncs = Arc::new(AtomicU64::new(0));
-        let disk = Arc::new(Counting::new(syncs.clone()));
+        let disk = Arc::new(Counting::disk(syncs.clone()));
         let store = Store::options().disk(disk).open(dir.path()).expect("a store");
         let create = |_| store.create(NewSession::default().options(options(Mode::Sync))).expect("created");
         let sessions: Vec<_> = (0..sessions).map(create).collect();

@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::Setting;
-use crate::counting::Counting;
+use crate::counting::Unsynced;
 use crate::peers::{FRAME, Mode, Payload, Peer, payloads, sqlite_connect};
 use crate::workload::{self, Random};
 
@@ -114,7 +114,7 @@ impl Many {
         let dir = self.dir.path().join("forklog");
         if !self.forklog.replace(true) {
             let clock = Arc::new(Clock(AtomicI64::new(0)));
-            let disk = Arc::new(Counting::unsynced());
+            let disk = Arc::new(Unsynced::disk());
             let store = Store::options().disk(disk).env(clock.clone()).open(&dir).expect("a store");
             for listed in self.all() {
                 clock.0.store(listed.at, Ordering::Relaxed);

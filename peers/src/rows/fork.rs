@@ -9,7 +9,7 @@ use std::sync::Arc;
 use forklog::{At, NewSession, Seq, SessionKey, Store};
 
 use super::Setting;
-use crate::counting::Counting;
+use crate::counting::Unsynced;
 use crate::measure::{Case, Outcome, Row, Sample, Unit};
 use crate::peers::{Forklog, How, Jsonl, Mode, Peer, Sqlite, payloads, sqlite_connect, store};
 use crate::workload;
@@ -88,7 +88,7 @@ fn make(setting: &Setting) -> Outcome {
 fn deep(setting: &Setting) -> Outcome {
     let levels = setting.size(20, 1000, 1000);
     let temp = setting.temp();
-    let store = Store::options().disk(Arc::new(Counting::unsynced())).open(temp.path()).expect("a store");
+    let store = Store::options().disk(Arc::new(Unsynced::disk())).open(temp.path()).expect("a store");
     let key = |n| session(n);
     let first = store.create(NewSession::named(key(0))).expect("created");
     first.append(&"begin").expect("appended");
@@ -166,8 +166,7 @@ fn bytes(setting: &Setting) -> Outcome {
     drop(log);
     const ALL: [Counted; 3] = [Counted::Transcripts, Counted::Files, Counted::Blocks];
     let before = ALL.map(|counted| size(temp.path(), counted));
-    let store =
-        Store::options().disk(Arc::new(Counting::unsynced())).open(temp.path().join("forklog")).expect("a store");
+    let store = Store::options().disk(Arc::new(Unsynced::disk())).open(temp.path().join("forklog")).expect("a store");
     for n in 0..forks {
         fork(&store, (n + 1) * 9);
     }
