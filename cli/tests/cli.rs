@@ -1,88 +1,22 @@
 //! What the command line promises: text, JSON, exit codes, and a store that is as it was after a refusal.
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::Stdio;
 
+use common::Cli;
 use serde_json::{Value, json};
 
-/// A store of its own in a temporary directory.
-struct Cli {
-    dir: tempfile::TempDir,
-}
-
 impl Cli {
-    fn new() -> Self {
-        Self { dir: tempfile::tempdir().expect("a temporary directory") }
-    }
-
-    fn store(&self) -> PathBuf {
-        self.dir.path().join("store")
-    }
-
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_forklog"));
-        command.env("FORKLOG_STORE", self.store()).args(args);
-        command
-    }
-
-    fn run_with(&self, args: &[&str], input: &[u8]) -> Output {
-        let mut command = self.command(args);
-        let mut child =
-            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
-        let mut stdin = child.stdin.take().expect("piped");
-        // A command that refuses early reads nothing.
-        let _ = stdin.write_all(input);
-        drop(stdin);
-        child.wait_with_output().expect("it ends")
-    }
-
-    fn good_with(&self, args: &[&str], input: &[u8]) -> String {
-        let output = self.run_with(args, input);
-        let error = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(0), "{args:?}: {error}");
-        String::from_utf8(output.stdout).expect("text")
-    }
-
-    fn good(&self, args: &[&str]) -> String {
-        self.good_with(args, b"")
-    }
-
-    fn values(&self, args: &[&str]) -> Vec<Value> {
-        self.good(args).lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
-    }
-
-    fn value(&self, args: &[&str]) -> Value {
-        let values = self.values(args);
-        assert_eq!(values.len(), 1, "{args:?}: {values:?}");
-        values.into_iter().next().expect("one")
-    }
-
-    /// Refused with this code and one line that says `why`.
-    fn bad_with(&self, args: &[&str], input: &[u8], code: i32, why: &str) {
-        let output = self.run_with(args, input);
-        let error = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(code), "{args:?}: {error}");
-        assert_eq!(error.lines().count(), 1, "{args:?}: {error}");
-        assert!(error.contains(why), "{args:?}: {error}");
-    }
-
-    fn bad(&self, args: &[&str], code: i32, why: &str) {
-        self.bad_with(args, b"", code, why);
-    }
-
     /// A session `s` with records 0, 1, 2 named a, b, c.
     fn three(&self) {
         self.good(&["create", "s", "--title", "Three", "--tag", "old"]);
         let lines = b"{\"uuid\":\"a\",\"n\":0}\n{\"uuid\":\"b\",\"n\":1}\n{\"uuid\":\"c\",\"n\":2}\n";
         let said = self.good_with(&["append", "s", "--id-field", "uuid"], lines);
         assert_eq!(said, "{\"appended\":3,\"duplicates\":0}\n");
-    }
-
-    /// The numbers `n` of a session's records.
-    fn numbers(&self, args: &[&str]) -> Vec<u64> {
-        self.values(args).iter().filter_map(|value| value["n"].as_u64()).collect()
     }
 
     /// Every transcript's bytes.

@@ -1,82 +1,20 @@
 //! What the command line promises about files: checkpoints, rewinds of files, undo, diff.
 #![cfg(unix)]
 
+mod common;
+
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 
+use common::Cli;
 use serde_json::{Value, json};
 
-/// A store and a workspace in a temporary directory; commands run in the workspace.
-struct Cli {
-    dir: tempfile::TempDir,
-}
-
 impl Cli {
-    fn new() -> Self {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        fs::create_dir(dir.path().join("work")).expect("made");
-        Self { dir }
-    }
-
-    fn work(&self) -> PathBuf {
-        fs::canonicalize(self.dir.path().join("work")).expect("there")
-    }
-
-    fn run_in(&self, dir: &Path, args: &[&str], input: &[u8]) -> Output {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_forklog"));
-        command.env("FORKLOG_STORE", self.dir.path().join("store")).args(args).current_dir(dir);
-        let mut child =
-            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
-        let mut stdin = child.stdin.take().expect("piped");
-        // A command that refuses early reads nothing.
-        let _ = stdin.write_all(input);
-        drop(stdin);
-        child.wait_with_output().expect("it ends")
-    }
-
-    fn good_in(&self, dir: &Path, args: &[&str]) -> String {
-        let output = self.run_in(dir, args, b"");
-        assert_eq!(output.status.code(), Some(0), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).expect("text")
-    }
-
-    fn good(&self, args: &[&str]) -> String {
-        self.good_in(&self.work(), args)
-    }
-
-    fn values(&self, args: &[&str]) -> Vec<Value> {
-        self.good(&[&["--json"], args].concat()).lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
-    }
-
-    fn value(&self, args: &[&str]) -> Value {
-        let values = self.values(args);
-        assert_eq!(values.len(), 1, "{args:?}: {values:?}");
-        values.into_iter().next().expect("one")
-    }
-
-    /// Refused with this code and one line that says `why`.
-    fn bad_in(&self, dir: &Path, args: &[&str], code: i32, why: &str) {
-        let output = self.run_in(dir, args, b"");
-        let error = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(code), "{args:?}: {error}");
-        assert_eq!(error.lines().count(), 1, "{args:?}: {error}");
-        assert!(error.contains(why), "{args:?}: {error}");
-    }
-
-    fn bad(&self, args: &[&str], code: i32, why: &str) {
-        self.bad_in(&self.work(), args, code, why);
-    }
-
     fn append(&self, id: &str, n: u64) {
-        let output = self.run_in(&self.work(), &["append", id], format!("{{\"n\":{n}}}").as_bytes());
+        let output = self.run_with(&["append", id], format!("{{\"n\":{n}}}").as_bytes());
         assert!(output.status.success(), "{output:?}");
-    }
-
-    fn numbers(&self, id: &str) -> Vec<u64> {
-        self.values(&["cat", id]).iter().filter_map(|value| value["n"].as_u64()).collect()
     }
 
     fn write(&self, path: &str, content: &str) {
@@ -107,7 +45,7 @@ impl Cli {
 fn checkpoints_are_taken_and_listed() {
     let cli = Cli::new();
     let ids = cli.two();
-    let found = cli.values(&["checkpoints", "s"]);
+    let found = cli.json(&["checkpoints", "s"]);
     assert_eq!(found.len(), 2);
     let work = cli.work();
     assert_eq!((&found[0]["id"], &found[0]["label"], &found[0]["seq"]), (&json!(ids[0]), &json!("start"), &json!(0)));
@@ -119,7 +57,7 @@ fn checkpoints_are_taken_and_listed() {
     fs::create_dir(work.join("src")).expect("made");
     cli.write("src/main.rs", "fn main() {}\n");
     cli.good_in(&work.join("src"), &["checkpoint", "s", "main.rs", "../a.txt", "gone/by/now"]);
-    let last = cli.values(&["checkpoints", "s"]).pop().expect("three");
+    let last = cli.json(&["checkpoints", "s"]).pop().expect("three");
     assert_eq!((&last["whole"], &last["seq"]), (&json!(false), &json!(1)));
     cli.bad(&["checkpoint", "s", "src"], 2, "is a directory");
     cli.bad(&["checkpoint", "s", "/etc/passwd"], 2, "is not a file in");
@@ -131,7 +69,7 @@ fn checkpoints_are_taken_and_listed() {
     let fifo = std::ffi::CString::new(work.join("pipe").as_os_str().as_bytes()).expect("no NUL");
     let made = Command::new("mkfifo").arg(std::ffi::OsStr::from_bytes(fifo.as_bytes())).status().expect("mkfifo");
     assert!(made.success());
-    let taken = cli.value(&["checkpoint", "s"]);
+    let taken = cli.json_value(&["checkpoint", "s"]);
     assert_eq!(taken["skipped"], json!([{"path": "pipe", "why": "special"}]));
     assert!(taken["id"].is_string() && taken["position"].is_string(), "{taken}");
 }
@@ -140,7 +78,7 @@ fn checkpoints_are_taken_and_listed() {
 fn files_and_conversation_go_back_and_come_again() {
     let cli = Cli::new();
     let ids = cli.two();
-    let plan = cli.value(&["rewind", "s", "--to", "0", "--files", "--dry-run"]);
+    let plan = cli.json_value(&["rewind", "s", "--to", "0", "--files", "--dry-run"]);
     let files = json!([
         {"path": "a.txt", "change": "modify", "insertions": 1, "deletions": 2},
         {"path": "b.txt", "change": "create", "insertions": 1, "deletions": 0},
@@ -150,57 +88,57 @@ fn files_and_conversation_go_back_and_come_again() {
         "can_rewind": true, "files_changed": files, "insertions": 2, "deletions": 3, "conflicts": [], "skipped": [],
     });
     assert_eq!(plan, expected);
-    assert_eq!((cli.read("c.txt"), cli.numbers("s")), ("c\n".to_owned(), vec![0, 1]), "nothing was changed");
+    assert_eq!((cli.read("c.txt"), cli.numbers(&["cat", "s"])), ("c\n".to_owned(), vec![0, 1]), "nothing was changed");
     let text = cli.good(&["rewind", "s", "--to", "0", "--files", "--dry-run"]);
     assert_eq!(
         text,
         "modify   a.txt  +1 -2\ncreate   b.txt  +1\ndelete   c.txt  -1\nwould change 3 files, 2 insertions, 3 deletions\n"
     );
-    let done = cli.value(&["rewind", "s", "--to", "0", "--files"]);
+    let done = cli.json_value(&["rewind", "s", "--to", "0", "--files"]);
     assert_eq!((&done["files_changed"], &done["can_rewind"]), (&files, &json!(true)));
     assert_eq!((&done["rescued"], &done["moved_aside"]), (&json!([]), &json!([])));
     assert_eq!(
         (cli.read("a.txt"), cli.read("b.txt"), cli.read("c.txt")),
         ("one\ntwo\n".into(), "b\n".into(), "-".into())
     );
-    assert_eq!(cli.numbers("s"), [0]);
+    assert_eq!(cli.numbers(&["cat", "s"]), [0]);
     // What was left can be forked.
     cli.good(&["fork", "s", "--at", done["left"].as_str().expect("a position"), "--as", "left"]);
-    assert_eq!(cli.numbers("left"), [0, 1]);
-    let plan = cli.value(&["undo", "s", "--dry-run"]);
+    assert_eq!(cli.numbers(&["cat", "left"]), [0, 1]);
+    let plan = cli.json_value(&["undo", "s", "--dry-run"]);
     assert_eq!((plan["insertions"].as_u64(), plan["deletions"].as_u64()), (Some(3), Some(2)));
     let text = cli.good(&["undo", "s"]);
     assert!(text.lines().count() == 5 && text.contains("changed 3 files"), "{text}");
     assert_eq!((cli.read("a.txt"), cli.read("b.txt")), ("one\nTWO\nthree\n".into(), "-".into()));
-    assert_eq!(cli.numbers("s"), [0, 1]);
+    assert_eq!(cli.numbers(&["cat", "s"]), [0, 1]);
     cli.good(&["redo", "s"]);
-    assert_eq!((cli.read("c.txt"), cli.numbers("s")), ("-".into(), vec![0]));
+    assert_eq!((cli.read("c.txt"), cli.numbers(&["cat", "s"])), ("-".into(), vec![0]));
     cli.good(&["undo", "s"]);
     // Files alone, some of them, by a checkpoint's label, id, or how the id begins.
-    let done = cli.value(&["rewind", "s", "--to-checkpoint", "start", "--files-only", "--only", "a*"]);
+    let done = cli.json_value(&["rewind", "s", "--to-checkpoint", "start", "--files-only", "--only", "a*"]);
     assert_eq!(done["left"], json!(null));
     assert_eq!(
-        (cli.read("a.txt"), cli.read("c.txt"), cli.numbers("s")),
+        (cli.read("a.txt"), cli.read("c.txt"), cli.numbers(&["cat", "s"])),
         ("one\ntwo\n".into(), "c\n".into(), vec![0, 1])
     );
     cli.good(&["rewind", "s", "--to-checkpoint", &ids[1], "--files-only"]);
     assert_eq!(cli.read("a.txt"), "one\nTWO\nthree\n");
     cli.good(&["rewind", "s", "--to-checkpoint", &ids[0][..12], "--files"]);
-    assert_eq!((cli.read("b.txt"), cli.numbers("s")), ("b\n".into(), vec![0]));
+    assert_eq!((cli.read("b.txt"), cli.numbers(&["cat", "s"])), ("b\n".into(), vec![0]));
     for _ in 0..3 {
         cli.good(&["undo", "s"]);
     }
     assert_eq!(
-        (cli.read("a.txt"), cli.read("b.txt"), cli.numbers("s")),
+        (cli.read("a.txt"), cli.read("b.txt"), cli.numbers(&["cat", "s"])),
         ("one\nTWO\nthree\n".into(), "-".into(), vec![0, 1])
     );
     cli.bad(&["undo", "s"], 2, "there is nothing to undo");
     // The conversation alone, to where a checkpoint belongs.
     cli.good(&["rewind", "s", "--to-checkpoint", "start"]);
-    assert_eq!((cli.read("c.txt"), cli.numbers("s")), ("c\n".into(), vec![0]));
-    assert_eq!(cli.value(&["undo", "s", "--dry-run"])["files_changed"], json!([]));
+    assert_eq!((cli.read("c.txt"), cli.numbers(&["cat", "s"])), ("c\n".into(), vec![0]));
+    assert_eq!(cli.json_value(&["undo", "s", "--dry-run"])["files_changed"], json!([]));
     cli.good(&["undo", "s"]);
-    assert_eq!(cli.numbers("s"), [0, 1]);
+    assert_eq!(cli.numbers(&["cat", "s"]), [0, 1]);
 }
 
 #[test]
@@ -208,7 +146,7 @@ fn somebody_elses_edit_is_kept_unless_forced_and_comes_back_even_then() {
     let cli = Cli::new();
     cli.two();
     cli.write("a.txt", "mine\n");
-    let done = cli.value(&["rewind", "s", "--to", "0", "--files"]);
+    let done = cli.json_value(&["rewind", "s", "--to", "0", "--files"]);
     assert_eq!(
         (&done["can_rewind"], &done["conflicts"]),
         (&json!(false), &json!([{"path": "a.txt", "change": "modify"}]))
@@ -222,7 +160,7 @@ fn somebody_elses_edit_is_kept_unless_forced_and_comes_back_even_then() {
     assert_eq!(cli.read("a.txt"), "mine\n");
     // So is one in the way of an undo.
     cli.write("b.txt", "mine too\n");
-    let plan = cli.value(&["undo", "s", "--dry-run"]);
+    let plan = cli.json_value(&["undo", "s", "--dry-run"]);
     assert_eq!(plan["conflicts"], json!([{"path": "b.txt", "change": "delete"}]));
     cli.good(&["undo", "s", "--force"]);
     assert_eq!((cli.read("b.txt"), cli.read("c.txt")), ("-".into(), "c\n".into()));
@@ -246,7 +184,7 @@ fn a_workspace_that_moved_is_asked_for_and_then_goes_on() {
     ] {
         cli.bad_in(root, args, 3, way_out);
     }
-    let text = cli.run_in(root, &["rewind", "s", "--to", "0", "--files", "--workspace", "elsewhere"], b"");
+    let text = cli.run_in(root, &["rewind", "s", "--to", "0", "--files", "--workspace", "elsewhere"]);
     assert_eq!(text.status.code(), Some(0), "{text:?}");
     assert!(String::from_utf8_lossy(&text.stderr).contains("is taken for"), "{text:?}");
     assert_eq!(fs::read_to_string(now.join("b.txt")).expect("there"), "b\n");
@@ -277,7 +215,7 @@ fn arguments_that_do_not_go_together_are_refused() {
         &["rewind", "s", "--to", "0", "--only", "x"],
         &["diff", "s", "s", "--workspace", "."],
     ] {
-        assert_eq!(cli.run_in(&cli.work(), args, b"").status.code(), Some(2), "{args:?}");
+        assert_eq!(cli.run_in(&cli.work(), args).status.code(), Some(2), "{args:?}");
     }
     // A home directory is not taken by accident.
     let mut command = Command::new(env!("CARGO_BIN_EXE_forklog"));
@@ -297,7 +235,7 @@ fn an_open_session_is_locked_and_so_are_its_files() {
     let mut stdin = writer.stdin.take().expect("piped");
     stdin.write_all(b"{\"n\":2}\n").expect("written");
     stdin.flush().expect("written");
-    while cli.numbers("s").len() < 3 {
+    while cli.numbers(&["cat", "s"]).len() < 3 {
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
     cli.bad(&["rewind", "s", "--to", "0", "--files"], 4, "being written by process");
@@ -320,7 +258,7 @@ fn checkpoints_and_the_files_now_are_compared() {
     assert_eq!(modes(&cli.good(&["diff", "s@start"])), expected, "the newest checkpoint is what is there");
     assert_eq!(cli.good(&["diff", "s"]), "");
     assert_eq!(modes(&cli.good(&["diff", "s@start", "s"])), expected, "a session stands for its newest checkpoint");
-    let value = cli.value(&["diff", "s@start"]);
+    let value = cli.json_value(&["diff", "s@start"]);
     assert_eq!((&value["insertions"], &value["deletions"], &value["skipped"]), (&json!(3), &json!(2), &json!([])));
     let first = &value["files_changed"][0];
     assert_eq!(
@@ -354,7 +292,7 @@ fn forks_are_compared_by_what_each_added() {
         -{\"n\":1}\n+{\"n\":7}\n+{\"n\":8}\n";
     assert!(text.starts_with(conversation), "{text}");
     assert!(text[conversation.len()..].starts_with("diff --git a/a.txt b/a.txt\n"), "{text}");
-    let values = cli.values(&["diff", "s", "user@home"]);
+    let values = cli.json(&["diff", "s", "user@home"]);
     assert_eq!(values.len(), 5);
     assert_eq!(values[0]["shared"], json!(1));
     assert_eq!(values[0]["a"], json!({"id": "s", "project": "default", "added": 1}));
@@ -364,7 +302,7 @@ fn forks_are_compared_by_what_each_added() {
     assert_eq!((&values[4]["insertions"], &values[4]["deletions"]), (&json!(2), &json!(3)));
     let at = values[0]["at"].as_str().expect("a position");
     cli.good(&["fork", "s", "--at", at, "--as", "third"]);
-    assert_eq!(cli.numbers("third"), [0]);
+    assert_eq!(cli.numbers(&["cat", "third"]), [0]);
     assert_eq!(cli.good(&["diff", "s", "s"]), "");
     cli.good(&["create", "other"]);
     cli.append("other", 1);
@@ -387,13 +325,13 @@ fn names_that_are_no_text_are_spelled_so_that_two_never_look_the_same() {
     fs::write(odd.join(std::ffi::OsStr::from_bytes(b"b\xff")), "b\n").expect("written");
     cli.good(&["create", "s"]);
     cli.append("s", 0);
-    let taken = cli.run_in(&odd, &["--json", "checkpoint", "s"], b"");
+    let taken = cli.run_in(&odd, &["--json", "checkpoint", "s"]);
     assert!(taken.status.success(), "{taken:?}");
     let work = format!("{}/caf\\xe9", cli.work().display());
-    assert_eq!(cli.value(&["checkpoints", "s"])["workspace"], json!(work));
+    assert_eq!(cli.json_value(&["checkpoints", "s"])["workspace"], json!(work));
     fs::remove_file(odd.join("a\\xe9.txt")).expect("removed");
     fs::remove_file(odd.join(std::ffi::OsStr::from_bytes(b"b\xff"))).expect("removed");
-    let plan = cli.value(&["rewind", "s", "--to", "0", "--files-only", "--dry-run"]);
+    let plan = cli.json_value(&["rewind", "s", "--to", "0", "--files-only", "--dry-run"]);
     let paths: Vec<&Value> =
         plan["files_changed"].as_array().expect("files").iter().map(|file| &file["path"]).collect();
     assert_eq!(paths, [&json!("a\\\\xe9.txt"), &json!("b\\xff")]);
