@@ -167,6 +167,9 @@ impl Store {
         let graves = list_dir(&**self.disk(), &self.dir("graves"))?;
         let needed = self.needed()?;
         let mut collected = Collected::default();
+        if !dry_run && !graves.is_empty() {
+            self.settle_graves()?;
+        }
         for grave in graves {
             self.sweep(&grave, &needed, dry_run, &mut collected)?;
         }
@@ -279,6 +282,17 @@ impl Store {
             }
         }
         Ok(found)
+    }
+
+    /// Makes every deletion survive a power cut, that of a deleter which died before it had done so itself too: none is taken back after its
+    /// grave was swept.
+    fn settle_graves(&self) -> Result<()> {
+        let mut dirs = list_dir(&**self.disk(), &self.dir("projects"))?;
+        dirs.extend([self.dir("graves"), self.dir("projects"), self.layout().root.clone()]);
+        for dir in dirs {
+            self.disk().sync_dir(&dir).map_err(|error| Error::io("sync", &dir, error))?;
+        }
+        Ok(())
     }
 
     /// Removes what is not needed of one grave.

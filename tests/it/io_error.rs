@@ -2,10 +2,11 @@
 
 use forklog::disk::{Disk, How};
 use forklog::{Durability, Kind, OpenOptions, Sharing};
-use forklog_sim::{Cut, Errno, Fault, Op as SimOp, What};
+use forklog_sim::{Cut, Errno, Fault, Op as SimOp, Points, What, derive};
 use forklog_soak::model::Which;
 use forklog_soak::{
-    Did, FaultCase, Op, Tally, Unit, World, all_options, check_image, key, open_store, records, resolve,
+    Did, FaultCase, Op, Snapshots, Tally, Unit, World, all_options, check_image, images, key, open_store, records,
+    resolve,
 };
 
 const A: Which = Which("a", None);
@@ -77,6 +78,32 @@ fn a_sync_that_fails_on_opening_leaves_no_file_that_looks_closed() {
     assert!(matches!(world.step(Op::Append(A), &mut |_| ()), Did::It));
     let image = world.disk.after(Cut::Nothing);
     check_image(&image, &world.model, None, &mut Tally::default()).unwrap_or_else(|wrong| panic!("{wrong}"));
+}
+
+/// Found by a soak: a session whose deletion had failed after its rename, or whose deleter had died there, was swept away in its grave
+/// before that name was stable. A power cut put what was left of it back in its place: no session, and its name taken.
+#[test]
+fn gc_sweeps_no_grave_that_a_power_cut_takes_back() {
+    let mut world = World::new(7, OpenOptions::default());
+    let b = Which("b", None);
+    for op in [Op::Create("b"), Op::Append(b), Op::Sync(b), Op::Close(b)] {
+        assert!(matches!(world.step(op, &mut |_| ()), Did::It), "{op:?}");
+    }
+    world.disk.add_fault(Fault::at(1, What::FailAfter(Errno::NoSpace)).on(SimOp::Rename).in_path("projects/p/b"));
+    assert!(matches!(world.step(Op::Delete("b"), &mut |_| ()), Did::Failed(_)));
+    assert_eq!(world.disk.fault_hits(), 1);
+    world.disk.clear_faults();
+    world.relearn().expect("readable");
+    let snapshots = Snapshots::default();
+    snapshots.collect(&world.disk, Points::Changes);
+    assert!(matches!(world.step(Op::Gc, &mut |_| ()), Did::It));
+    snapshots.push(world.disk.snapshot());
+    for (n, snapshot) in snapshots.take().iter().enumerate() {
+        for (cut, image) in images(snapshot, derive(0x67a7e, n as u64), 5, 8) {
+            let checked = check_image(&image, &world.model, None, &mut Tally::default());
+            checked.unwrap_or_else(|wrong| panic!("{}", image.report(format!("{cut}: {wrong}"))));
+        }
+    }
 }
 
 #[test]
