@@ -392,9 +392,7 @@ fn resume(model: &Model, disk: &SimDisk) -> Vec<Op> {
             }
         }
     }
-    if files {
-        ops.push(Op::Gc);
-    }
+    ops.push(Op::Gc);
     ops
 }
 

@@ -1,6 +1,6 @@
 //! What ends sessions, and what frees the space they had.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -58,7 +58,7 @@ pub struct Rerooted {
     pub bytes: u64,
 }
 
-/// Files in graves, and how many of their bytes are needed.
+/// Files, and how many of their bytes forks need.
 pub(super) type Needed = HashMap<PathBuf, u64>;
 
 impl Store {
@@ -168,7 +168,7 @@ impl Store {
         let needed = self.needed()?;
         let mut collected = Collected::default();
         if !dry_run && !graves.is_empty() {
-            self.settle_graves()?;
+            self.settle_names(&needed)?;
         }
         for grave in graves {
             self.sweep(&grave, &needed, dry_run, &mut collected)?;
@@ -236,7 +236,7 @@ impl Store {
         })
     }
 
-    /// How much of which file in the graves is needed by sessions that are left.
+    /// How much of which file is needed by the forks that are left.
     pub(super) fn needed(&self) -> Result<Needed> {
         let disk = &**self.disk();
         let mut needed = Needed::new();
@@ -252,7 +252,7 @@ impl Store {
                         // Readers take the first that fits. Where none does, something is damaged, and nothing of it is thrown away.
                         let fitting = places.iter().position(|place| place.fits(&at).unwrap_or(false));
                         let chosen = fitting.map_or(&places[..], |fitting| &places[fitting..=fitting]);
-                        for found in chosen.iter().filter(|found| found.path.starts_with(self.dir("graves"))) {
+                        for found in chosen {
                             let most = needed.entry(found.path.clone()).or_insert(0);
                             *most = at.offset.get().max(*most);
                         }
@@ -284,11 +284,15 @@ impl Store {
         Ok(found)
     }
 
-    /// Makes every deletion survive a power cut, that of a deleter which died before it had done so itself too: none is taken back after its
-    /// grave was swept.
-    fn settle_graves(&self) -> Result<()> {
-        let mut dirs = list_dir(&**self.disk(), &self.dir("projects"))?;
+    /// Makes what `needed` was made from survive a power cut: deletions, and copies that stand in for what graves hold. Whoever made them may have
+    /// died before they did so, and nothing that is swept may be missed after a name came back or went.
+    fn settle_names(&self, needed: &Needed) -> Result<()> {
+        let mut dirs: BTreeSet<_> = list_dir(&**self.disk(), &self.dir("projects"))?.into_iter().collect();
         dirs.extend([self.dir("graves"), self.dir("projects"), self.layout().root.clone()]);
+        for copy in needed.keys().filter(|path| is_copy(path)) {
+            dirs.extend(copy.parent().map(Path::to_owned));
+            dirs.insert(session_dir(copy));
+        }
         for dir in dirs {
             self.disk().sync_dir(&dir).map_err(|error| Error::io("sync", &dir, error))?;
         }
@@ -423,11 +427,18 @@ impl Store {
                 done.bytes += wanted;
             }
         }
+        let lineage = dir.join("lineage");
+        if disk.stat(&lineage).is_ok() {
+            // Also for who made a copy earlier, and died before this.
+            for dir in [&lineage, &dir] {
+                disk.sync_dir(dir).map_err(|error| Error::io("sync", dir, error))?;
+            }
+        }
         drop(guard);
         Ok(done)
     }
 
-    /// Copies the first `len` bytes of a transcript, each verified, to `target`.
+    /// Copies the first `len` bytes of a transcript to `target`, whose name the caller syncs.
     fn copy(&self, source: &Transcript, len: u64, target: &Path) -> Result<()> {
         let disk = &**self.disk();
         let dir = session_dir(target).join("lineage");
@@ -436,23 +447,24 @@ impl Store {
         let io = |error| Error::io("write", &temp, error);
         let file = disk.open(&temp, How::Create).map_err(io)?;
         file.set_len(0).map_err(io)?;
-        let mut buf = vec![0; 1 << 20];
+        let [mut bytes, mut again] = [vec![0; 1 << 20], vec![0; 1 << 20]];
         let mut at = 0;
         while at < len {
-            let want = usize::try_from(len - at).unwrap_or(buf.len()).min(buf.len());
-            let got = source.file.read_at(&mut buf[..want], at).map_err(|error| source.io(error))?;
-            if got < want {
-                return Err(source.corrupt(at, "the file ends before a fork's base"));
+            let want = usize::try_from(len - at).unwrap_or(bytes.len()).min(bytes.len());
+            // Twice: gc may throw the source away for the copy, and a bit that is read wrong once would stay wrong.
+            for buf in [&mut bytes, &mut again] {
+                if source.file.read_at(&mut buf[..want], at).map_err(|error| source.io(error))? < want {
+                    return Err(source.corrupt(at, "the file ends before a fork's base"));
+                }
             }
-            file.write_at(&buf[..got], at).map_err(io)?;
-            at += got as u64;
+            if bytes[..want] != again[..want] {
+                return Err(source.corrupt(at, "two reads of the same bytes differ"));
+            }
+            file.write_at(&bytes[..want], at).map_err(io)?;
+            at += want as u64;
         }
         file.sync().map_err(io)?;
-        disk.rename(&temp, target).map_err(|error| Error::io("write", target, error))?;
-        for dir in [&*dir, &session_dir(target)] {
-            disk.sync_dir(dir).map_err(|error| Error::io("sync", dir, error))?;
-        }
-        Ok(())
+        disk.rename(&temp, target).map_err(|error| Error::io("write", target, error))
     }
 
     /// A moment that long ago.

@@ -256,7 +256,10 @@ impl Store {
     fn needed_graves(&self) -> Result<BTreeMap<PathBuf, u64>> {
         match self.needed() {
             Err(error) if matches!(error.kind(), Kind::Data | Kind::Newer) => Ok(BTreeMap::new()),
-            needed => Ok(needed?.into_iter().collect()),
+            needed => {
+                let graves = self.dir("graves");
+                Ok(needed?.into_iter().filter(|(path, _)| path.starts_with(&graves)).collect())
+            }
         }
     }
 
