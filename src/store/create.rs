@@ -201,9 +201,12 @@ impl Store {
         let marker = self.layout().marker(uid);
         let presence = Presence::join(self.disk(), &marker, &key, PATIENCE, self.now())?;
         if let Err(error) = self.put_in_place(&temp, &bytes, &key) {
-            let _ = self.disk().remove_file(&temp.join("transcript.jsonl"));
-            let _ = self.disk().remove_dir(&temp);
-            let _ = presence.remove();
+            // Where the directory has left its temporary name, the session is there all the same, and only its marker leads a list to it.
+            if self.disk().stat(&temp).is_ok() {
+                let _ = self.disk().remove_file(&temp.join("transcript.jsonl"));
+                let _ = self.disk().remove_dir(&temp);
+                let _ = presence.remove();
+            }
             return Err(error);
         }
         let session = Session::open_new(self, &key, (uid, bytes.len() as u64), presence, new.options)?;

@@ -106,6 +106,22 @@ fn gc_sweeps_no_grave_that_a_power_cut_takes_back() {
     }
 }
 
+/// Found by a soak: a creation whose rename had failed after it was done took the marker away, and lists missed the session.
+#[test]
+fn a_session_whose_creation_failed_late_is_in_the_list() {
+    let mut world = World::new(10, OpenOptions::default());
+    for op in [Op::Create("a"), Op::Append(A), Op::Close(A)] {
+        assert!(matches!(world.step(op, &mut |_| ()), Did::It), "{op:?}");
+    }
+    world.disk.add_fault(Fault::at(1, What::FailAfter(Errno::Io)).on(SimOp::Rename).in_path("tmp"));
+    assert!(matches!(world.step(Op::Fork("a", "b"), &mut |_| ()), Did::Failed(_)));
+    assert_eq!(world.disk.fault_hits(), 1);
+    world.disk.clear_faults();
+    world.relearn().expect("readable");
+    let checked = check_image(&world.disk.after(Cut::Everything), &world.model, None, &mut Tally::default());
+    checked.unwrap_or_else(|wrong| panic!("{wrong}"));
+}
+
 /// A world with session `a`, its fork `b`, and `a` deleted.
 fn orphan(seed: u64) -> World {
     let mut world = World::new(seed, OpenOptions::default());
