@@ -60,6 +60,7 @@ mod log;
 pub mod objects;
 mod session;
 mod store;
+mod sync;
 mod time;
 pub mod workspace;
 

@@ -201,6 +201,38 @@ impl SimDisk {
         Ok(())
     }
 
+    /// Makes a new file in place of what has this name, with the directories above it, or takes the name away: a user who works aside, and
+    /// syncs.
+    ///
+    /// # Errors
+    ///
+    /// As creating and removing them.
+    pub fn put(&self, path: &Path, bytes: Option<&[u8]>) -> io::Result<()> {
+        let mut machine = self.machine();
+        let fs = machine.fs_mut();
+        let mut dirs: Vec<&Path> = path.ancestors().skip(1).collect();
+        dirs.reverse();
+        for dir in dirs {
+            if bytes.is_some() && fs.find(dir).is_err() {
+                fs.create_dir(dir, 0o755)?;
+            }
+        }
+        if fs.find(path).is_ok() {
+            fs.remove_file(path)?;
+        }
+        if let Some(bytes) = bytes {
+            let ino = fs.create_file(path)?;
+            fs.content_mut(ino)?.write(bytes, 0);
+            fs.content_mut(ino)?.sync();
+        }
+        path.ancestors()
+            .skip(1)
+            .filter(|dir| fs.find(dir).is_ok())
+            .collect::<Vec<_>>()
+            .into_iter()
+            .try_for_each(|dir| fs.sync_dir(dir))
+    }
+
     /// The last hundred calls, one a line.
     #[must_use]
     pub fn trace(&self) -> String {

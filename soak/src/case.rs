@@ -1,6 +1,6 @@
 //! Programs: every short one, random longer ones, and how a failing one is made short.
 
-use forklog::OpenOptions;
+use forklog::{OpenOptions, Sharing};
 use forklog_sim::{Points, Rng, derive};
 
 use crate::check::{Snapshots, Tally, check_image, images, resolve};
@@ -11,8 +11,11 @@ const A: Which = Which("a", None);
 const X: Which = Which("a", Some(SIDE));
 const B: Which = Which("b", None);
 
+/// How many beginnings there are.
+pub(crate) const BEGINNINGS: usize = 6;
+
 /// Every operation that differs, on two sessions.
-pub const OPS: [Op; 35] = [
+pub const OPS: [Op; 38] = [
     Op::Create("b"),
     Op::Append(A),
     Op::AppendId(A),
@@ -48,12 +51,16 @@ pub const OPS: [Op; 35] = [
     Op::Checkpoint(A),
     Op::Checkpoint(B),
     Op::Open(B),
+    Op::RewindFiles(A),
+    Op::RevertFiles(A),
+    Op::Tick,
 ];
 
 /// What may be there before a program: nothing, a new session, one that was closed and has something to undo, a fork whose
-/// parent is gone and which needs its files, and one of files whose older checkpoints nobody needs any more.
+/// parent is gone and which needs its files, one of files whose older checkpoints nobody needs any more, and one whose files were
+/// moved.
 #[must_use]
-pub fn beginnings() -> [Vec<Op>; 5] {
+pub fn beginnings() -> [Vec<Op>; BEGINNINGS] {
     [
         vec![],
         vec![Op::Create("a"), Op::Append(A)],
@@ -81,6 +88,21 @@ pub fn beginnings() -> [Vec<Op>; 5] {
             Op::Checkpoint(A),
             Op::Append(A),
             Op::Delete("b"),
+        ],
+        vec![
+            Op::Create("a"),
+            Op::Append(A),
+            Op::Edit,
+            Op::Edit,
+            Op::Checkpoint(A),
+            Op::Append(A),
+            Op::Edit,
+            Op::Edit,
+            Op::RewindFiles(A),
+            Op::Append(A),
+            Op::Edit,
+            Op::Undo(A),
+            Op::Edit,
         ],
     ]
 }
@@ -170,20 +192,23 @@ impl Case {
         match family.copied().unwrap_or(Family::Random) {
             Family::One => {
                 let (n, way) = (n / options.len() as u64, options[place(n, options.len())]);
-                let (before, op) = (place(n / OPS.len() as u64, 5), place(n, OPS.len()));
+                let (before, op) = (place(n / OPS.len() as u64, BEGINNINGS), place(n, OPS.len()));
                 Self::short(seed, way, before, vec![OPS[op].into()], Effort::CLOSE)
             }
             family @ (Family::Two | Family::Rivals) => {
                 let ops = OPS.len() as u64;
-                let (before, first, second) = (place(n / ops / ops, 5), place(n / ops, OPS.len()), place(n, OPS.len()));
+                let before = place(n / ops / ops, BEGINNINGS);
+                let (first, second) = (place(n / ops, OPS.len()), place(n, OPS.len()));
                 let by = usize::from(family == Family::Rivals);
                 // Rivals that hold a session exclusively get no further than to be refused.
-                let way = if by == 1 { options[2 + rng.below(2)] } else { options[rng.below(options.len())] };
+                let fits = |way: &&OpenOptions| by == 0 || way.sharing == Sharing::PerCall;
+                let ways: Vec<_> = options.iter().filter(fits).collect();
+                let way = *ways[rng.below(ways.len())];
                 let program = vec![OPS[first].into(), Step { by, op: OPS[second] }];
                 Self::short(seed, way, before, program, Effort::QUICK)
             }
             Family::Three => {
-                let (way, before) = (options[rng.below(options.len())], rng.below(5));
+                let (way, before) = (options[rng.below(options.len())], rng.below(BEGINNINGS));
                 let mut step = || Step { by: usize::from(rng.chance(1, 4)), op: OPS[rng.below(OPS.len())] };
                 let program = vec![step(), step(), step()];
                 Self::short(seed, way, before, program, Effort::QUICK)
@@ -303,7 +328,7 @@ impl Case {
 }
 
 /// `n` modulo `of`.
-fn place(n: u64, of: usize) -> usize {
+pub(crate) fn place(n: u64, of: usize) -> usize {
     usize::try_from(n % of as u64).unwrap_or_default()
 }
 
@@ -318,7 +343,7 @@ fn random_program(rng: &mut Rng) -> (OpenOptions, Vec<Step>) {
     let op = |rng: &mut Rng| {
         let name = NAMES[rng.below(3)];
         let which = Which(name, rng.chance(1, 5).then_some(SIDE));
-        match rng.below(if files { 48 } else { 40 }) {
+        match rng.below(if files { 53 } else { 41 }) {
             0..4 => Op::Create(name),
             4..9 => Op::Append(which),
             9..12 => Op::AppendId(which),
@@ -338,8 +363,11 @@ fn random_program(rng: &mut Rng) -> (OpenOptions, Vec<Step>) {
             36 => Op::List,
             37 => Op::Reindex,
             38..40 => Op::Kill,
-            40..43 => Op::Edit,
-            43..47 => Op::Checkpoint(Which(name, None)),
+            40 => Op::Tick,
+            41..44 => Op::Edit,
+            44..48 => Op::Checkpoint(Which(name, None)),
+            48..51 => Op::RewindFiles(Which(name, None)),
+            51 => Op::RevertFiles(Which(name, None)),
             _ => Op::Gc,
         }
     };

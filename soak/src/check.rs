@@ -10,7 +10,7 @@ use forklog_sim::reader::{self, Conversation, Name, Verdict};
 use forklog_sim::{Cut, Points, Rng, SimDisk, Snapshot};
 
 use crate::model::{Bytes, Content, Files, History, Item, Life, Model, Named, Rec, Which};
-use crate::world::{Did, Op, ROOT, SIDE, World, key, open_store, path, side_name};
+use crate::world::{Did, Op, ROOT, SIDE, World, files_of, key, open_store, path, side_name};
 
 /// The store's files by their paths below its directory.
 pub type StoreFiles = BTreeMap<PathBuf, Vec<u8>>;
@@ -178,7 +178,8 @@ fn choose_life(
 /// What is wrong.
 pub fn resolve(store: &Store, disk: &SimDisk, model: &Model) -> Result<Model, String> {
     let files = files(disk);
-    let mut found = Model { count: model.count, ..Model::default() };
+    let (files_now, moving) = (model.files.clone(), model.moving.clone());
+    let mut found = Model { count: model.count, files: files_now, moving, ..Model::default() };
     for (name, named) in &model.names {
         let mut sides = BTreeMap::new();
         let main = read_both(store, &files, name, None)?;
@@ -296,6 +297,9 @@ fn check_disk(image: &SimDisk, model: &Model, live: bool, again: Option<u64>, ta
     } else {
         found
     };
+    if found.moving.is_none() && files_of(image) != found.files {
+        return Err(format!("the files are {:?}, not {:?}", files_of(image), found.files));
+    }
     let mut world = World::found(image.clone(), found, options, 7 + u64::from(again.is_some()))
         .map_err(|error| format!("open: {error}"))?;
     let mut rng = Rng::new(again.unwrap_or(0));
@@ -316,6 +320,7 @@ fn check_disk(image: &SimDisk, model: &Model, live: bool, again: Option<u64>, ta
             }
         }
     };
+    world.recover_files(&mut |world| check(world, 3))?;
     for op in resume(&world.model, image) {
         if let Did::Failed(error) = world.step(op, &mut |world| check(world, 3)) {
             return Err(format!("after the power cut, {op:?}: {error}"));
@@ -331,8 +336,9 @@ fn check_disk(image: &SimDisk, model: &Model, live: bool, again: Option<u64>, ta
         return Err(format!("after a second power cut: {wrong}"));
     }
     check_quarantine(image, &tails)?;
-    resolve(world.store(), image, &world.model).map_err(|error| format!("gone on with: {error}"))?;
-    Ok(())
+    let copy = image.after(Cut::Everything);
+    let found = resolve(world.store(), image, &world.model).map_err(|error| format!("gone on with: {error}"))?;
+    check_list(world.store(), &copy, &found).map_err(|error| format!("gone on with: {error}"))
 }
 
 /// Bytes behind the last line that counts, by the directory of their session: the next writer cuts them off.

@@ -6,16 +6,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use forklog::{Error, Kind, OpenOptions};
 use forklog_sim::{Cut, Errno, Fault, Points, What, derive};
 
-use crate::case::{OPS, beginnings};
+use crate::case::{BEGINNINGS, OPS, beginnings, place};
 use crate::check::{Tally, check_image, check_live};
 use crate::model::Which;
-use crate::world::{Did, Op, World, all_options};
+use crate::world::{Did, Op, ROOT, WAYS, World, all_options};
 
 const A: Which = Which("a", None);
 const B: Which = Which("b", None);
 
 /// Everything that writes, on two sessions and their files.
-pub const PROGRAM: [Op; 28] = [
+pub const PROGRAM: [Op; 36] = [
     Op::Create("a"),
     Op::Append(A),
     Op::Sync(A),
@@ -39,6 +39,14 @@ pub const PROGRAM: [Op; 28] = [
     Op::Undo(A),
     Op::Kill,
     Op::Append(A),
+    Op::Edit,
+    Op::RewindFiles(A),
+    Op::Append(A),
+    Op::Tick,
+    Op::Edit,
+    Op::Undo(A),
+    Op::RevertFiles(A),
+    Op::Redo(A),
     Op::Delete("b"),
     Op::Gc,
     Op::Reindex,
@@ -64,7 +72,8 @@ pub const WHATS: [What; 14] = [
     What::FlipBit,
 ];
 
-/// A program in which one call goes wrong, or all from one on until the operation is over.
+/// A program in which one call goes wrong, or all from one on until the operation is over. Only calls of the store do: what becomes of a
+/// workspace that cannot be read or written is for the caller to be told, and not for the model.
 #[derive(Clone, Copy, Debug)]
 pub struct FaultCase {
     /// What happens.
@@ -79,16 +88,16 @@ pub struct FaultCase {
 
 impl FaultCase {
     /// How many combinations there are, each of which has a case for every call.
-    pub const KINDS: u64 = WHATS.len() as u64 * 2 * 4;
+    pub const KINDS: u64 = (WHATS.len() * 2 * WAYS) as u64;
 
     /// One of the combinations, with the `n`-th call.
     #[must_use]
     pub fn of(kind: u64, n: u64) -> Self {
-        let place = |n: u64, of: usize| usize::try_from(n % of as u64).unwrap_or_default();
-        let what = WHATS[place(kind / 8, WHATS.len())];
+        let ways = WAYS as u64;
+        let what = WHATS[place(kind / ways / 2, WHATS.len())];
         // Where every read is wrong, an index that is built from what is read is wrong too.
-        let lasting = kind / 4 % 2 == 1 && what != What::FlipBit;
-        Self { what, lasting, options: all_options()[place(kind, 4)], n }
+        let lasting = kind / ways % 2 == 1 && what != What::FlipBit;
+        Self { what, lasting, options: all_options()[place(kind, WAYS)], n }
     }
 
     /// Runs the program. Returns whether there was such a call.
@@ -101,7 +110,7 @@ impl FaultCase {
     pub fn run(&self, tally: &mut Tally) -> Result<bool, String> {
         tally.programs += 1;
         let mut world = World::new(derive(0xfa17, self.n), self.options);
-        let fault = Fault::at(self.n, self.what);
+        let fault = Fault::at(self.n, self.what).in_path(ROOT);
         world.disk.add_fault(if self.lasting { fault.lasting() } else { fault });
         let run = self.go(&mut world, tally);
         run.map_err(|wrong| world.disk.report(format!("{self:?}: {wrong}")))
@@ -131,6 +140,10 @@ impl FaultCase {
                 struck = true;
                 self.fits(&error).map_err(|wrong| format!("{op:?}: {wrong}"))?;
                 self.cut(world, tally, 1)?;
+                // Another process finds what is in memory, which a sync that lied may have left there, and makes it good.
+                let left = world.disk.snapshot().killed();
+                check_live(&left, &world.model, Some(derive(self.n, 3)), tally)
+                    .map_err(|wrong| left.report(format!("{op:?} failed, and another process: {wrong}")))?;
                 let expected = Expected::after(&error);
                 why = format!("{op:?} failed with {error:?}");
                 // Without a handle, it was opening or closing that failed.
@@ -138,10 +151,14 @@ impl FaultCase {
             } else if error.kind() != Kind::Reopen {
                 return Err(format!("{op:?} without a fault: {error}"));
             }
-            world.relearn().map_err(|wrong| format!("after {op:?} failed with {error}: {wrong}"))?;
-            if error.kind() == Kind::Reopen {
+            let then = |wrong| format!("after {op:?} failed with {error}: {wrong}");
+            world.relearn().map_err(then)?;
+            if error.kind() != Kind::Reopen {
+                world.recover_files(&mut |_| ()).map_err(then)?;
+            } else {
                 handle.into_iter().for_each(|which| world.forget(which));
                 after = None;
+                world.recover_files(&mut |_| ()).map_err(then)?;
                 // What did not happen for a handle that is given up happens now.
                 if let Did::Failed(error) = world.step(op, &mut |_| ()) {
                     return Err(format!("{op:?} with a new handle: {error}"));
@@ -160,7 +177,6 @@ impl FaultCase {
             (_, Kind::System | Kind::Reopen) => true,
             // A bit that is read wrong looks like damage, until it is read again.
             (What::FlipBit, Kind::Data | Kind::Newer | Kind::NotFound) => true,
-            // A lock that cannot be had because the call fails.
             _ => false,
         };
         let full = matches!(self.what, What::Fail(Errno::NoSpace | Errno::Quota));
@@ -227,7 +243,9 @@ fn of(op: Op) -> Option<Which> {
         | Op::Rewind(which)
         | Op::Undo(which)
         | Op::Redo(which)
-        | Op::Checkpoint(which) => Some(which),
+        | Op::Checkpoint(which)
+        | Op::RewindFiles(which)
+        | Op::RevertFiles(which) => Some(which),
         Op::Set(name) => Some(Which(name, None)),
         _ => None,
     }
@@ -248,15 +266,14 @@ pub struct KillCase {
 
 impl KillCase {
     /// How many combinations there are, each of which has a case for every call.
-    pub const KINDS: u64 = OPS.len() as u64 * 5 * 4;
+    pub const KINDS: u64 = (OPS.len() * BEGINNINGS * WAYS) as u64;
 
     /// One of the combinations, killed before the `n`-th call.
     #[must_use]
     pub fn of(kind: u64, n: u64) -> Self {
-        let place = |n: u64, of: usize| usize::try_from(n % of as u64).unwrap_or_default();
-        let begun = beginnings();
-        let before = begun[place(kind / 4 / OPS.len() as u64, begun.len())].clone();
-        Self { before, op: OPS[place(kind / 4, OPS.len())], options: all_options()[place(kind, 4)], n }
+        let (op, ops) = (kind / WAYS as u64, OPS.len() as u64);
+        let before = beginnings()[place(op / ops, BEGINNINGS)].clone();
+        Self { before, op: OPS[place(op, OPS.len())], options: all_options()[place(kind, WAYS)], n }
     }
 
     /// Runs it, and goes on with the disk as another process finds it, with power cuts. Returns whether there was such a call.

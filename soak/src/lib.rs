@@ -17,12 +17,12 @@ mod check;
 mod faults;
 pub mod model;
 mod trial;
-mod workspace;
 mod world;
 
 pub use case::{Case, Effort, Family, OPS, beginnings};
 pub use check::{Snapshots, StoreFiles, Tally, check_image, check_live, files, images, records, resolve};
 pub use faults::{FaultCase, KillCase, PROGRAM, WHATS};
 pub use trial::{Trial, Unit};
-pub use workspace::MemWorkspace;
-pub use world::{Between, Did, NAMES, Op, PROCESSES, ROOT, SIDE, Step, World, all_options, key, open_store, path};
+pub use world::{
+    Between, Did, NAMES, Op, PROCESSES, ROOT, SIDE, Step, WORK, World, all_options, key, open_store, path,
+};

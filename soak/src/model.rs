@@ -39,12 +39,49 @@ pub struct Content {
     pub view: Vec<Item>,
     /// Metadata.
     pub meta: Map<String, Value>,
-    /// The views that undoing brings back, newest last.
-    pub undo: Vec<Vec<Item>>,
-    /// The views that redoing brings back, newest last.
-    pub redo: Vec<Vec<Item>>,
+    /// What undoing brings back, newest last.
+    pub undo: Vec<Back>,
+    /// What redoing brings back, newest last.
+    pub redo: Vec<Back>,
     /// Head moves so far: two states may look alike and have other things to undo.
     pub moves: usize,
+}
+
+/// What was there before a head move.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Back {
+    /// The view, unless the move left it alone.
+    pub view: Option<Vec<Item>>,
+    /// All files of the workspace, if it moved files.
+    pub files: Option<Files>,
+}
+
+/// A head move that moves files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// To the newest checkpoint with a record behind it.
+    Rewind,
+    /// The files alone, to the newest checkpoint.
+    Revert,
+    /// Takes back a head move.
+    Undo,
+    /// Takes back an undo.
+    Redo,
+}
+
+/// A head move of files that has begun: it leaves the files, and whether there is a record of it, both as before or both as after.
+#[derive(Clone, Debug)]
+pub struct Moving {
+    /// Which transcript gets the record.
+    pub which: Which,
+    /// What was said before.
+    pub from: Content,
+    /// What is done.
+    pub step: Step,
+    /// The files before.
+    pub before: Files,
+    /// The files afterwards.
+    pub after: Files,
 }
 
 /// A transcript from its creation on.
@@ -81,6 +118,10 @@ pub struct Model {
     pub names: BTreeMap<&'static str, Named>,
     /// Numbers records, so that no two are alike.
     pub count: u64,
+    /// The workspace. Whatever changes it is synced at once.
+    pub files: Files,
+    /// What may or may not have been done to the workspace since.
+    pub moving: Option<Moving>,
 }
 
 /// A transcript of a session: the main one, or the side one of that name.
@@ -275,26 +316,90 @@ impl Content {
 
     /// Goes back to so many records.
     pub fn rewind(&mut self, keep: usize) {
-        self.moves += 1;
         let view = self.upto(keep);
-        self.undo.push(std::mem::replace(&mut self.view, view));
+        self.go(Some(view), None);
+    }
+
+    /// Goes to `view`, if there is one, while the files were `files`, if they move.
+    pub fn go(&mut self, view: Option<Vec<Item>>, files: Option<Files>) {
+        self.moves += 1;
+        let view = view.map(|view| std::mem::replace(&mut self.view, view));
+        self.undo.push(Back { view, files });
         self.redo.clear();
     }
 
-    /// Takes back a rewind.
-    pub fn undo(&mut self) {
-        self.moves += 1;
-        if let Some(view) = self.undo.pop() {
-            self.redo.push(std::mem::replace(&mut self.view, view));
+    /// Takes back a head move, while the files are `now`.
+    pub fn undo(&mut self, now: &Files) {
+        if let Some(back) = self.undo.pop() {
+            let back = self.swap(back, now);
+            self.redo.push(back);
         }
     }
 
-    /// Takes back an undo.
-    pub fn redo(&mut self) {
-        self.moves += 1;
-        if let Some(view) = self.redo.pop() {
-            self.undo.push(std::mem::replace(&mut self.view, view));
+    /// Takes back an undo, while the files are `now`.
+    pub fn redo(&mut self, now: &Files) {
+        if let Some(back) = self.redo.pop() {
+            let back = self.swap(back, now);
+            self.undo.push(back);
         }
+    }
+
+    /// Where a move of files leads: the place of the checkpoint in the view, if it is to one, and the files.
+    #[must_use]
+    pub fn goal(&self, step: Step) -> Option<(Option<usize>, Files)> {
+        let last = self.view.iter().rposition(|item| matches!(item, Item::Record(_)));
+        let before = match step {
+            // With a record behind it, that is not where the conversation is already: then it would be left alone.
+            Step::Rewind => last.unwrap_or(0),
+            Step::Revert => self.view.len(),
+            Step::Undo => return Some((None, self.undo.last()?.files.clone()?)),
+            Step::Redo => return Some((None, self.redo.last()?.files.clone()?)),
+        };
+
+        self.view[..before].iter().enumerate().rev().find_map(|(at, item)| match item {
+            Item::Checkpoint(_, files) => Some((Some(at), files.clone())),
+            Item::Record(_) => None,
+        })
+    }
+
+    /// Moves the files, which were `now`, and with them the view.
+    pub fn move_files(&mut self, step: Step, now: &Files) {
+        match (step, self.goal(step)) {
+            (Step::Rewind, Some((Some(at), _))) => self.go(Some(self.view[..=at].to_vec()), Some(now.clone())),
+            (Step::Undo, _) => self.undo(now),
+            (Step::Redo, _) => self.redo(now),
+            _ => self.go(None, Some(now.clone())),
+        }
+    }
+
+    /// What may come of a move of files that was cut off and is carried on. Where two look the same, the last one left the conversation
+    /// where it is.
+    #[must_use]
+    pub fn carried_on(&self, moving: &Moving) -> Vec<Self> {
+        let (from, now) = (&moving.from, &moving.before);
+        let mut moved = self.clone();
+        let mut alone = self.clone();
+        alone.go(None, Some(now.clone()));
+        match moving.step {
+            Step::Undo | Step::Redo if self.moves == from.moves && self.undo == from.undo && self.redo == from.redo => {
+                moved.move_files(moving.step, now);
+                vec![moved]
+            }
+            Step::Rewind => {
+                let goal = from.goal(moving.step).and_then(|(at, _)| from.view.get(at?));
+                let Some(at) = self.view.iter().position(|item| Some(item) == goal) else { return vec![alone] };
+                moved.go(Some(self.view[..=at].to_vec()), Some(now.clone()));
+                if at + 1 == self.view.len() { vec![moved, alone] } else { vec![moved] }
+            }
+            // What the record would refer to has gone in a power cut.
+            _ => vec![alone],
+        }
+    }
+
+    fn swap(&mut self, back: Back, now: &Files) -> Back {
+        self.moves += 1;
+        let view = back.view.map(|view| std::mem::replace(&mut self.view, view));
+        Back { view, files: back.files.map(|_| now.clone()) }
     }
 
     /// Changes metadata.

@@ -3,27 +3,32 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
+use forklog::checkpoint::PlanOptions;
 use forklog::workspace::ScanOptions;
 use forklog::{
-    At, Durability, Error, NewRecord, NewSession, NoDigest, OpenOptions, RecordId, Seq, Session, SessionKey, Sharing,
-    SideName, Store,
+    At, Durability, Error, FilesTarget, NewRecord, NewSession, NoDigest, OpenOptions, RecordId, Scope, Seq, Session,
+    SessionKey, Sharing, SideName, Store,
 };
-use forklog_sim::{Process, SimDisk, Ticks, derive};
+use forklog_sim::{Process, SimDisk, SimWorkspace, Ticks, derive};
 use serde_json::json;
 
 use crate::check::resolve;
-use crate::model::{Content, Item, Model, Rec, Which};
-use crate::workspace::MemWorkspace;
+use crate::model::{self, Bytes, Content, Files, Item, Model, Moving, Rec, Which};
 
 /// The store's directory.
 pub const ROOT: &str = "/store";
+/// The directory of files that checkpoints are of.
+pub const WORK: &str = "/work";
 /// Names of sessions.
 pub const NAMES: [&str; 3] = ["a", "b", "c"];
 /// The name of a side transcript.
 pub const SIDE: &str = "x";
 /// How many processes may run at once.
 pub const PROCESSES: usize = 2;
+/// How many ways there are to open a session.
+pub(crate) const WAYS: usize = 7;
 
 /// The key of a session.
 ///
@@ -64,6 +69,8 @@ pub enum Op {
     AppendId(Which),
     Batch(Which),
     Sync(Which),
+    /// All sessions of the process that are synced at intervals are synced.
+    Tick,
     Close(Which),
     Open(Which),
     Set(&'static str),
@@ -82,6 +89,10 @@ pub enum Op {
     Edit,
     /// Of all files of the workspace.
     Checkpoint(Which),
+    /// Files and conversation go back to the newest checkpoint with a record behind it, whatever became of the files.
+    RewindFiles(Which),
+    /// The files alone go back to the newest checkpoint.
+    RevertFiles(Which),
     /// The process is killed, and another one opens the store.
     Kill,
 }
@@ -118,8 +129,6 @@ pub struct World {
     pub model: Model,
     /// How sessions are opened.
     pub options: OpenOptions,
-    /// The files that checkpoints are of.
-    pub workspace: Arc<MemWorkspace>,
     running: [Option<Running>; PROCESSES],
     seed: u64,
     generation: u64,
@@ -167,10 +176,17 @@ impl World {
     /// # Errors
     ///
     /// As [`open_store`].
-    pub fn found(disk: SimDisk, model: Model, options: OpenOptions, seed: u64) -> Result<Self, Error> {
-        // An edit counts once, and makes three changes at most.
-        let (running, workspace) = ([const { None }; PROCESSES], MemWorkspace::after(model.count * 4));
-        let mut world = Self { disk, model, options, workspace, running, seed, generation: 0 };
+    ///
+    /// # Panics
+    ///
+    /// When the disk has no room for a workspace.
+    pub fn found(disk: SimDisk, mut model: Model, options: OpenOptions, seed: u64) -> Result<Self, Error> {
+        if files_of(&disk).is_empty() {
+            disk.put(&Path::new(WORK).join("f0"), Some(b"never changed")).expect("room");
+            model.files = files_of(&disk);
+        }
+        let running = [const { None }; PROCESSES];
+        let mut world = Self { disk, model, options, running, seed, generation: 0 };
         world.start(0)?;
         Ok(world)
     }
@@ -245,13 +261,24 @@ impl World {
                 )
             }
             Op::Undo(which) => {
-                let any = !self.model.now(which).undo.is_empty();
-                self.moved(by, which, any, between, Content::undo, |session| session.undo().map(drop))
+                let content = self.model.now(which);
+                if content.goal(model::Step::Undo).is_some() {
+                    return self.move_files(by, which, model::Step::Undo, between);
+                }
+                let undo = |content: &mut Content| content.undo(&Files::default());
+                self.moved(by, which, !content.undo.is_empty(), between, undo, |session| session.undo().map(drop))
             }
             Op::Redo(which) => {
-                let any = !self.model.now(which).redo.is_empty();
-                self.moved(by, which, any, between, Content::redo, |session| session.redo().map(drop))
+                let content = self.model.now(which);
+                if content.goal(model::Step::Redo).is_some() {
+                    return self.move_files(by, which, model::Step::Redo, between);
+                }
+                let redo = |content: &mut Content| content.redo(&Files::default());
+                self.moved(by, which, !content.redo.is_empty(), between, redo, |session| session.redo().map(drop))
             }
+            Op::RewindFiles(which) => self.move_files(by, which, model::Step::Rewind, between),
+            Op::RevertFiles(which) => self.move_files(by, which, model::Step::Revert, between),
+            Op::Tick => self.tick(by, between),
             Op::Delete(name) => {
                 if self.model.life(name).is_none() {
                     return Did::Nothing;
@@ -484,28 +511,150 @@ impl World {
     fn edit(&mut self) {
         let text = self.model.fresh();
         let n = self.model.count;
-        match n % 5 {
-            0 => self.workspace.remove("d/f1"),
-            1 => self.workspace.write("d/f1", text.as_bytes()),
-            2 => self.workspace.write("d/e/f2", text.repeat(20).as_bytes()),
+        let (below, bytes) = match n % 5 {
+            0 => ("d/f1", None),
+            1 => ("d/f1", Some(text.into_bytes())),
+            2 => ("d/e/f2", Some(text.repeat(20).into_bytes())),
             // The same content under two names, and again at another time.
-            3 => self.workspace.write(["f3", "d/f3"][usize::try_from(n / 5 % 2).unwrap_or(0)], b"always the same"),
-            _ => self.workspace.write("f4", &[]),
-        }
+            3 => (["f3", "d/f3"][usize::try_from(n / 5 % 2).unwrap_or(0)], Some(b"always the same".to_vec())),
+            _ => ("f4", Some(Vec::new())),
+        };
+        self.disk.put(&Path::new(WORK).join(below), bytes.as_deref()).expect("room");
+        self.model.files = files_of(&self.disk);
     }
 
     fn checkpoint(&mut self, by: usize, which: Which, between: &mut Between<'_>) -> Did {
         if let Err(did) = self.opened(by, which, between) {
             return did;
         }
+        if self.model.moving.is_some() {
+            // No session was left to bring it to its end: whatever it came to be is what the files are.
+            let session = self.running(by).handles.get(&which).map(|handle| &handle.session);
+            let workspace = self.workspace(by);
+            let found = session.map(|session| session.files_of(workspace, ScanOptions::default()).map(drop));
+            if let Some(Err(error)) = found {
+                return Did::Failed(error);
+            }
+            (self.model.files, self.model.moving) = (files_of(&self.disk), None);
+        }
         self.model.count += 1;
-        let (label, files) = (format!("c{}", self.model.count), self.workspace.files());
+        let (label, files) = (format!("c{}", self.model.count), self.model.files.clone());
         self.model.push(which, |content| content.view.push(Item::Checkpoint(label.clone(), files)));
-        let workspace = self.workspace.clone();
+        let workspace = self.workspace(by);
         self.on(by, which, between, |session| {
             let files = session.files_of(workspace, ScanOptions::default())?;
             files.checkpoint(Some(&label)).map(drop)
         })
+    }
+
+    fn workspace(&self, by: usize) -> Arc<SimWorkspace> {
+        Arc::new(SimWorkspace::new(&self.running(by).process, Path::new(WORK)))
+    }
+
+    /// Moves the files, and with them the conversation.
+    fn move_files(&mut self, by: usize, which: Which, step: model::Step, between: &mut Between<'_>) -> Did {
+        let from = self.model.now(which);
+        let Some((at, after)) = from.goal(step) else { return Did::Nothing };
+        if let Err(did) = self.opened(by, which, between) {
+            return did;
+        }
+        let label = at.and_then(|at| match &from.view[at] {
+            Item::Checkpoint(label, _) => Some(label.clone()),
+            Item::Record(_) => None,
+        });
+        let before = self.model.files.clone();
+        self.model.push(which, |content| content.move_files(step, &before));
+        self.model.moving = Some(Moving { which, from, step, before, after: after.clone() });
+        let (workspace, store, state) = (self.workspace(by), self.running(by).store.clone(), self.model.state(which));
+        let did = self.on(by, which, between, |session| {
+            let files = session.files_of(workspace, ScanOptions::default())?;
+            let to = |scope| {
+                let checkpoints = store.read(&key(which.0))?.checkpoints()?;
+                let found = checkpoints.into_iter().find(|found| found.label == label);
+                let id = found.unwrap_or_else(|| panic!("{label:?} is not there")).id;
+                files.rewind(&FilesTarget::Checkpoint(id), scope, &forced())
+            };
+            match step {
+                model::Step::Rewind => to(Scope::Both),
+                model::Step::Revert => to(Scope::Files),
+                model::Step::Undo => files.undo(&forced()),
+                model::Step::Redo => files.redo(&forced()),
+            }
+            .map(drop)
+        });
+        if let Did::It = did {
+            // Files and record survive, whatever the session's durability is.
+            (self.model.files, self.model.moving) = (after, None);
+            self.model.keep(which, state);
+        }
+        did
+    }
+
+    /// Carries a move of files to its end that was cut off, if there is a session that can, and looks what came of it.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong.
+    pub fn recover_files(&mut self, between: &mut Between<'_>) -> Result<(), String> {
+        let Some(moving) = self.model.moving.clone() else { return Ok(()) };
+        let Moving { which, from, before, after, .. } = &moving;
+        let which = *which;
+        // Without its session, nobody knows of the record.
+        let known = self.model.history(which).is_some();
+        let mut recorded = known && self.model.now(which).moves > from.moves;
+        let journals = path("journals");
+        let is_journal = |path: &Path| path.starts_with(&journals) && path.ends_with("journal");
+        if self.disk.tree().iter().any(|(path, _)| is_journal(path)) {
+            let mut names = [which.0].into_iter().chain(NAMES);
+            let Some(name) = names.find(|name| self.model.life(name).is_some()) else { return Ok(()) };
+            let found = self.model.now(which);
+            let states = if known && !recorded { found.carried_on(&moving) } else { Vec::new() };
+            states.iter().for_each(|state| self.model.push(which, |content| *content = state.clone()));
+            let recovered = self.start(0).and_then(|()| {
+                let workspace = self.workspace(0);
+                let session = self.store().session_with(&key(name), self.options)?;
+                session.files_of(workspace, ScanOptions::default()).map(drop)?;
+                session.close()
+            });
+            between(self);
+            if let [.., state, _] = states.as_slice()
+                && !self.left_alone(which)
+            {
+                self.model.push(which, |content| *content = state.clone());
+            }
+            recovered.map_err(|error| format!("recovering files: {error}"))?;
+            self.relearn()?;
+            recorded |= known && self.model.now(which).moves > found.moves;
+        }
+        let now = files_of(&self.disk);
+        if !(now == *before && !recorded || now == *after && (recorded || !known)) {
+            let to = format!("{before:?}\n    to {after:?}");
+            return Err(format!("the files are {now:?},\n    recorded: {recorded}; they were moved from {to}"));
+        }
+        (self.model.files, self.model.moving) = (now, None);
+        if recorded {
+            self.model.keep(which, self.model.state(which));
+        }
+        Ok(())
+    }
+
+    /// Whether the newest head move of a transcript left the conversation where it was.
+    fn left_alone(&self, which: Which) -> bool {
+        let bytes = self.disk.peek(&path("projects/p").join(which.0).join("transcript.jsonl")).unwrap_or_default();
+        let text = String::from_utf8_lossy(&bytes);
+        let last = text
+            .lines()
+            .rfind(|line| ["\",\"rewind\":", "\",\"undo\":", "\",\"redo\":"].iter().any(|kind| line.contains(kind)));
+        last.is_some_and(|line| line.contains("\"alone\":true"))
+    }
+
+    fn tick(&mut self, by: usize, between: &mut Between<'_>) -> Did {
+        let done = self.running(by).store.tick();
+        between(self);
+        let interval = matches!(self.options.durability, Some(Durability::Interval(_)));
+        let handles = self.running(by).handles.iter().filter(|_| interval);
+        let kept: Vec<_> = handles.map(|(which, handle)| (*which, handle.seen)).collect();
+        self.settle(done, |model| kept.into_iter().for_each(|(which, seen)| model.keep(which, seen)))
     }
 
     fn open(&mut self, by: usize, which: Which, between: &mut Between<'_>) -> Did {
@@ -573,9 +722,25 @@ fn new_record((payload, id): &Rec) -> NewRecord<'_> {
     }
 }
 
-/// The four ways to open.
+fn forced() -> PlanOptions {
+    PlanOptions { force: true, ..PlanOptions::default() }
+}
+
+/// The files of the workspace.
 #[must_use]
-pub fn all_options() -> [OpenOptions; 5] {
+pub(crate) fn files_of(disk: &SimDisk) -> Files {
+    let below = |(path, bytes): (PathBuf, Option<Arc<Vec<u8>>>)| {
+        let below = path.strip_prefix(WORK).ok()?.to_string_lossy().into_owned();
+        Some((below, Bytes(bytes?.to_vec())))
+    };
+    disk.tree().into_iter().filter_map(below).collect()
+}
+
+/// The ways to open.
+#[must_use]
+pub fn all_options() -> [OpenOptions; WAYS] {
+    /// Longer than any program takes: only a tick syncs.
+    const NEVER: Duration = Duration::from_secs(1 << 20);
     let with = |durability, sharing| OpenOptions { durability: Some(durability), sharing, ..OpenOptions::default() };
     [
         with(Durability::Write, Sharing::Exclusive),
@@ -584,5 +749,7 @@ pub fn all_options() -> [OpenOptions; 5] {
         with(Durability::Sync, Sharing::PerCall),
         // Few spaces, so that they are used up soon.
         OpenOptions { padding: 700, ..with(Durability::Sync, Sharing::Exclusive) },
+        with(Durability::Interval(NEVER), Sharing::Exclusive),
+        with(Durability::Interval(NEVER), Sharing::PerCall),
     ]
 }

@@ -2,12 +2,13 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use crate::disk::File;
 use crate::error::{Error, Result};
 use crate::format::line::{self, Draft, Frame, Link, MAX_LEN, Whole};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{Condvar, Mutex, MutexGuard, thread};
 use crate::time::Timestamp;
 
 /// Appends lines to one file, whose write lock the caller holds.
@@ -305,7 +306,7 @@ impl Syncer {
             if self.lock().waiting >= company {
                 break;
             }
-            std::thread::yield_now();
+            thread::yield_now();
         }
     }
 

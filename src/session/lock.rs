@@ -1,11 +1,11 @@
 //! Locks between processes, on files that stay open.
 
 use std::path::{Path, PathBuf};
-use std::thread;
 use std::time::Duration;
 
 use crate::disk::{Disk, File, How, LockMode};
 use crate::error::{Error, Result};
+use crate::sync::thread;
 
 /// How long a short wait for another process's short work may take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);

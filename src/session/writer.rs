@@ -1,8 +1,7 @@
 //! A session that is open for append.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -27,6 +26,8 @@ use crate::log::state::{STRIDE, State};
 use crate::log::transcript::{MovedFiles, Transcript};
 use crate::objects::Batch;
 use crate::store::Store;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{Mutex, MutexGuard};
 
 /// Bytes between two notes in the session's marker: what a list of live sessions reads at most of each.
 const NOTE_EVERY: u64 = 256 << 10;

@@ -16,7 +16,7 @@ use crate::log::files::each_object;
 use crate::log::lineage::{Layout, Lineage, session_dir};
 use crate::log::transcript::Transcript;
 use crate::objects::{GcReport, Root};
-use crate::session::{OpenOptions, Presence, Session, open_named};
+use crate::session::{OpenOptions, Presence, Session, marker_uid, open_named};
 use crate::time::Timestamp;
 use crate::{Entry, MAX_LINEAGE};
 
@@ -392,8 +392,13 @@ impl Store {
         let dir = self.layout().session(&key.project, &key.session);
         match open_named(disk, &dir, &key, None, How::Read) {
             Ok(found) if self.layout().marker(found.header.uid) == path => {}
-            // A session that never got its name, or one that is deleted.
-            Ok(_) | Err(Error::NotFound { .. }) => return alone.remove(),
+            // A session that never got its name, or lost it in a power cut, or is deleted. The index may know it all the same.
+            Ok(_) | Err(Error::NotFound { .. }) => {
+                if let Some(uid) = path.file_name().and_then(marker_uid) {
+                    self.forget(uid)?;
+                }
+                return alone.remove();
+            }
             Err(error) => return Err(error),
         }
         drop(alone);

@@ -1,64 +1,12 @@
 //! Calls that fail, each in turn: what was acknowledged stays, errors have their type, and the store opens afterwards.
 
 use forklog::disk::{Disk, How};
-use forklog::{Durability, Kind, OpenOptions, Sharing};
+use forklog::{Durability, Kind, OpenOptions};
 use forklog_sim::{Cut, Errno, Fault, Op as SimOp, Points, What, derive};
 use forklog_soak::model::Which;
-use forklog_soak::{
-    Did, FaultCase, Op, Snapshots, Tally, Unit, World, all_options, check_image, images, key, open_store, records,
-    resolve,
-};
+use forklog_soak::{Did, FaultCase, Op, Snapshots, Tally, Unit, World, check_image, images, key, open_store, records};
 
 const A: Which = Which("a", None);
-
-const PROGRAM: [Op; 13] = [
-    Op::Create("a"),
-    Op::Append(A),
-    Op::Sync(A),
-    Op::Batch(A),
-    Op::Set("a"),
-    Op::Sync(A),
-    Op::AppendId(A),
-    Op::Close(A),
-    Op::List,
-    Op::Append(A),
-    Op::Sync(A),
-    Op::Rewind(A),
-    Op::Close(A),
-];
-
-/// Runs the program with a fault in it. Returns whether the fault struck.
-fn strike(n: u64, fault: &Fault, options: OpenOptions, tally: &mut Tally) -> Result<bool, String> {
-    let mut world = World::new(n, options);
-    world.disk.add_fault(fault.clone());
-    for op in PROGRAM {
-        if let Did::Failed(error) = world.step(op, &mut |_| ()) {
-            if !matches!(error.kind(), Kind::System | Kind::Reopen) {
-                return Err(format!("{op:?} fails with {error:?}"));
-            }
-            break;
-        }
-    }
-    let struck = world.disk.fault_hits() > 0;
-    for cut in [Cut::Nothing, Cut::random(n, 0)] {
-        let image = world.disk.after(cut);
-        check_image(&image, &world.model, None, tally).map_err(|wrong| world.disk.report(format!("{cut}: {wrong}")))?;
-    }
-    // The next process finds what is in memory, which a lying sync may have left there, and makes it good.
-    world.disk.clear_faults();
-    world.kill(0);
-    let store = open_store(&world.disk.process(), 77).map_err(|error| error.to_string())?;
-    let found = resolve(&store, &world.disk, &world.model)?;
-    let mut next = World::found(world.disk.clone(), found, OpenOptions::default(), 78).map_err(|e| e.to_string())?;
-    for op in [Op::Create("a"), Op::Append(A), Op::Sync(A)] {
-        if let Did::Failed(error) = next.step(op, &mut |_| ()) {
-            return Err(next.disk.report(format!("afterwards, {op:?}: {error}")));
-        }
-    }
-    let image = next.disk.after(Cut::Nothing);
-    check_image(&image, &next.model, None, tally).map_err(|wrong| next.disk.report(format!("afterwards: {wrong}")))?;
-    Ok(struck)
-}
 
 /// What stood behind the `xclose` was cut before the sync that failed, and the next to open took the file for one that was closed.
 #[test]
@@ -174,36 +122,6 @@ fn a_bit_that_is_read_wrong_while_an_ancestor_is_copied_costs_no_record() {
             checked.unwrap_or_else(|wrong| panic!("seed {seed}, read {n}: {wrong}"));
         }
     }
-}
-
-#[test]
-fn every_call_may_fail_once_or_for_good() {
-    let mut tally = Tally::default();
-    let whats = [
-        What::Fail(Errno::Io),
-        What::Fail(Errno::NoSpace),
-        What::FailAfter(Errno::NoSpace),
-        What::FailAfter(Errno::Io),
-        What::Fail(Errno::Interrupted),
-        What::LoseDirty(Errno::Io),
-        What::LoseSomeDirty(Errno::Io),
-    ];
-    let shared = |options: &&OpenOptions| options.sharing == Sharing::PerCall;
-    for options in all_options().iter().filter(|options| !shared(options)) {
-        for what in whats {
-            for lasting in [false, true] {
-                for n in 1.. {
-                    let fault = if lasting { Fault::at(n, what).lasting() } else { Fault::at(n, what) };
-                    match strike(n, &fault, *options, &mut tally) {
-                        Ok(true) => {}
-                        Ok(false) => break,
-                        Err(wrong) => panic!("{fault:?}, {options:?}: {wrong}"),
-                    }
-                }
-            }
-        }
-    }
-    eprintln!("{tally:?}");
 }
 
 /// After a full disk the same handle goes on; after a failed sync of its transcript it is poisoned; after a failed sync of a marker or
