@@ -244,7 +244,7 @@ impl Files {
             return Ok(());
         }
         let names = node.children.iter().map(|(name, child)| (&name[..], &child.entry));
-        put_tree(Some(batch), node.meta.mode, names).map(drop)
+        put_tree(Some(batch), None, node.meta.mode, names).map(drop)
     }
 
     /// Ends the work on the files: what was rescued is synced, the stage goes, everything is synced.
@@ -608,7 +608,7 @@ impl<'a> Work<'a> {
         if matches!(meta.kind, MetaKind::Directory | MetaKind::Special) {
             return Ok(());
         }
-        let read = read_state(&*self.files.workspace, Some(self.batch), staged, meta.kind)?;
+        let read = read_state(&*self.files.workspace, Some(self.batch), None, staged, meta.kind)?;
         let (entry, _, _) = self.io(staged, "read", read)?;
         if !is_stored(&entry) && !self.is_left(staged, &entry, Some(step), false)? {
             self.rescued.push((path.clone(), entry));
@@ -722,11 +722,11 @@ impl<'a> Work<'a> {
             let path = self.stage.join(&name);
             let meta = self.io(&path, "stat", meta)?;
             let step = step_of(&name).and_then(|at| steps.get(at));
-            let read = read_state(workspace, None, &path, meta.kind)?;
+            let read = read_state(workspace, None, None, &path, meta.kind)?;
             let (entry, _, _) = self.io(&path, "read", read)?;
             let is_known = known.contains_key(&entry.id) || rescued.contains(&entry.id);
             if !is_known && !self.is_left(&path, &entry, step, self.is_unplaced(&name, step)?)? {
-                let read = read_state(workspace, Some(self.batch), &path, meta.kind)?;
+                let read = read_state(workspace, Some(self.batch), None, &path, meta.kind)?;
                 let (entry, _, _) = self.io(&path, "read", read)?;
                 let origin = step.map_or(Ok(path.clone()), |step| RelPath::new(step.path.as_slice()))?;
                 self.rescued.push((origin, entry));

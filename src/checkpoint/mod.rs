@@ -200,7 +200,7 @@ impl Files {
             let id = crate::ids::ObjectId::from_bytes([0; 32]);
             return Ok(Some((Entry { kind: EntryKind::Directory, mode: meta.mode, size: 0, id }, meta)));
         }
-        let (entry, meta, _) = read_state(&*self.workspace, batch, path, meta.kind)?.map_err(io)?;
+        let (entry, meta, _) = read_state(&*self.workspace, batch, None, path, meta.kind)?.map_err(io)?;
         Ok(Some((entry, meta)))
     }
 

@@ -102,7 +102,8 @@ impl Looking<'_> {
     }
 
     fn directory(&self, meta: Meta, children: Vec<(Vec<u8>, Node)>) -> Result<Node> {
-        let entry = put_tree(self.batch, meta.mode, children.iter().map(|(name, node)| (&name[..], &node.entry)))?;
+        let entry =
+            put_tree(self.batch, None, meta.mode, children.iter().map(|(name, node)| (&name[..], &node.entry)))?;
         Ok(Node { entry, meta, children })
     }
 
@@ -125,7 +126,7 @@ impl Looking<'_> {
                 }
             }
         }
-        for (at, state) in self.look_in_parallel(found, &unknown)? {
+        for (at, state) in self.look_in_parallel(found, &unknown, known)? {
             if let Some(place) = looked.get_mut(at) {
                 *place = state;
             }
@@ -133,7 +134,12 @@ impl Looking<'_> {
         Ok(looked)
     }
 
-    fn look_in_parallel(&self, found: &[Found], which: &[usize]) -> Result<Vec<(usize, Looked)>> {
+    fn look_in_parallel(
+        &self,
+        found: &[Found],
+        which: &[usize],
+        known: &HashMap<&[u8], Known<'_>>,
+    ) -> Result<Vec<(usize, Looked)>> {
         const WORTH_A_THREAD: usize = 64;
         let cores = thread::available_parallelism().map_or(1, usize::from);
         let threads = cores.min(which.len() / WORTH_A_THREAD).max(1);
@@ -142,7 +148,8 @@ impl Looking<'_> {
             let mut done = Vec::new();
             while let Some(&at) = which.get(next.fetch_add(1, Ordering::Relaxed)) {
                 if let Some(found) = found.get(at) {
-                    done.push((at, self.look_at(&found.path, found.meta.kind)?));
+                    let like = known.get(found.path.as_bytes()).map(|known| known.file.entry.id);
+                    done.push((at, self.look_at(&found.path, found.meta.kind, like)?));
                 }
             }
             Ok(done)
@@ -160,8 +167,8 @@ impl Looking<'_> {
         })
     }
 
-    fn look_at(&self, path: &RelPath, kind: MetaKind) -> Result<Looked> {
-        Ok(match read_state(self.workspace, self.batch, path, kind)? {
+    fn look_at(&self, path: &RelPath, kind: MetaKind, like: Option<ObjectId>) -> Result<Looked> {
+        Ok(match read_state(self.workspace, self.batch, like, path, kind)? {
             Ok((entry, meta, settled)) => Looked::There(entry, meta, settled && !self.is_racy(&meta)),
             Err(error) => match error.kind() {
                 io::ErrorKind::NotFound => Looked::Gone,
@@ -231,15 +238,17 @@ impl Looking<'_> {
     }
 }
 
-/// The state of a file or symbolic link, its content put where there is a batch; the inner error is the workspace's.
+/// The state of a file or symbolic link, its content put where there is a batch, as [`Batch::put_like`] puts what
+/// resembles `like`; the inner error is the workspace's.
 pub(super) fn read_state(
     workspace: &dyn Workspace,
     batch: Option<&Batch<'_>>,
+    like: Option<ObjectId>,
     path: &RelPath,
     kind: MetaKind,
 ) -> Result<io::Result<(Entry, Meta, bool)>> {
     let put = |bytes: &[u8]| match batch {
-        Some(batch) => batch.put(ObjectKind::Blob, bytes),
+        Some(batch) => batch.put_like(ObjectKind::Blob, bytes, like),
         None => Ok(ObjectId::of(ObjectKind::Blob, bytes)),
     };
     match kind {
@@ -262,15 +271,16 @@ pub(super) fn read_state(
     }
 }
 
-/// The directory with these names, its tree put where there is a batch.
+/// The directory with these names, its tree put where there is a batch, as [`Batch::put_like`] puts what resembles `like`.
 pub(super) fn put_tree<'n>(
     batch: Option<&Batch<'_>>,
+    like: Option<ObjectId>,
     mode: u16,
     names: impl Iterator<Item = (&'n [u8], &'n Entry)>,
 ) -> Result<Entry> {
     let bytes = tree::encode(names);
     let id = match batch {
-        Some(batch) => batch.put(ObjectKind::Tree, &bytes)?,
+        Some(batch) => batch.put_like(ObjectKind::Tree, &bytes, like)?,
         None => ObjectId::of(ObjectKind::Tree, &bytes),
     };
     Ok(Entry { kind: EntryKind::Directory, mode, size: bytes.len() as u64, id })
