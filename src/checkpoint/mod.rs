@@ -181,6 +181,7 @@ impl Files {
             workspace: &*self.workspace,
             options: &self.scan,
             cache: &self.dir.join("stat"),
+            recent: &self.dir.join("stat-recent"),
             temp: (self.new_uid)(),
             now: (self.now)(),
             batch,

@@ -299,8 +299,23 @@ pub(crate) fn index_entries(bytes: &[u8]) -> impl ExactSizeIterator<Item = Index
 /// Where the index `bytes` says that object `id` is. Only an index that [`index_is_whole`] tells the truth.
 pub(crate) fn index_find(bytes: &[u8], id: &ObjectId) -> Option<u64> {
     let (entries, _) = bytes.get(INDEX_HEADER_LEN..)?.as_chunks::<INDEX_ENTRY_LEN>();
-    let found = entries.binary_search_by(|entry| index_entry(entry).id.cmp(id)).ok()?;
-    entries.get(found).map(|entry| index_entry(entry).at)
+    let id = id.to_bytes();
+    let name = |at: usize| entries.get(at).and_then(|entry| entry.first_chunk::<32>());
+    // Names are hashes, so they are spread evenly: the search begins where this one would be, and widens from there.
+    let first = id.first_chunk().map_or(0, |first| u64::from_be_bytes(*first));
+    let guess = usize::try_from((u128::from(first) * entries.len() as u128) >> 64).unwrap_or_default();
+    let mut reach = 16;
+    let (low, high) = loop {
+        let (low, high) = (guess.saturating_sub(reach), guess.saturating_add(reach).min(entries.len()));
+        let is_below = low == 0 || name(low).is_some_and(|name| *name <= id);
+        if is_below && (high == entries.len() || name(high).is_some_and(|name| id < *name)) {
+            break (low, high);
+        }
+        reach = reach.saturating_mul(4);
+    };
+    let near = entries.get(low..high)?;
+    let found = near.binary_search_by(|entry| entry.get(..32).cmp(&Some(&id[..]))).ok()?;
+    near.get(found).map(|entry| index_entry(entry).at)
 }
 
 fn index_entry(bytes: &[u8; INDEX_ENTRY_LEN]) -> IndexEntry {
@@ -416,6 +431,26 @@ mod tests {
             bad[bit / 8] ^= 1 << (bit % 8);
             assert!(!index_is_whole(&bad), "bit {bit}");
             let _ = index_find(&bad, &entries[0].id);
+        }
+    }
+
+    #[test]
+    fn an_index_finds_names_however_they_are_spread() {
+        let even = (0..3_000_u32).map(|n| ObjectId::of(ObjectKind::Blob, &n.to_le_bytes()));
+        let crowded = (0..3_000_u32).map(|n| {
+            let mut name = [0xff; 32];
+            name[28..].copy_from_slice(&(2 * n).to_be_bytes());
+            ObjectId::from_bytes(name)
+        });
+        for names in [even.collect::<Vec<_>>(), crowded.collect()] {
+            let mut entries: Vec<IndexEntry> = names.iter().zip(0..).map(|(&id, at)| IndexEntry { id, at }).collect();
+            entries.sort();
+            let bytes = encode_index(UID, 10_000, 9_000, &entries);
+            assert!(entries.iter().all(|entry| index_find(&bytes, &entry.id) == Some(entry.at)));
+            let mut between = names[0].to_bytes();
+            between[31] ^= 1;
+            let ends = [[0; 32], [0xff; 32], between];
+            assert!(ends.iter().all(|id| index_find(&bytes, &ObjectId::from_bytes(*id)).is_none()));
         }
     }
 

@@ -432,6 +432,12 @@ impl Batch<'_> {
         Ok(ObjectStore::is_stored(&state, id))
     }
 
+    /// [`Batch::contains`] of each of `ids`, in their order.
+    pub(crate) fn contains_each<'i>(&self, ids: impl Iterator<Item = &'i ObjectId>) -> Result<Vec<bool>> {
+        let state = self.live_state()?;
+        Ok(ids.map(|id| ObjectStore::is_stored(&state, id)).collect())
+    }
+
     /// Returns once everything that this batch has put or found is on stable storage: one sync for all of it, and two of
     /// directories when the pack is new.
     ///
