@@ -65,8 +65,8 @@ impl Files {
     ///
     /// When `commit` is called, the files and everything in its argument are on stable storage. If the process dies before
     /// this returns, [`Files::recover`] carries on with the same uid and payload; `commit` may then be called although
-    /// its record was written already, and must recognise the uid. Syncs: one of the objects, four for the journal, two of the
-    /// workspace's file system (one per file and per directory for a few), one when the journal goes.
+    /// its record was written already, and must recognise the uid. Syncs: one of the objects if something is new to the store, two
+    /// for the journal, two of the workspace's file system (one per file and per directory for up to four), one when the journal goes.
     ///
     /// # Errors
     ///
@@ -300,8 +300,8 @@ impl Files {
             file.write_at(&bytes, 0)?;
             file.sync()?;
             self.disk.rename(&temp, &path)?;
-            // Whoever made the directories may have died before their own names were synced.
-            self.dir.ancestors().take(3).try_for_each(|dir| self.disk.sync_dir(dir))
+            // The names of the directories above were synced before the lock, which is held, was made.
+            self.disk.sync_dir(&self.dir)
         };
         written().map_err(|error| {
             let _ = self.disk.remove_file(&temp);
@@ -332,6 +332,8 @@ struct Work<'a> {
     metas: Captures,
     rescued: Rescued,
     moved_aside: Vec<RelPath>,
+    /// What has left its place and is known to be the before or after of its step, as it was then.
+    replaced: HashMap<RelPath, Meta>,
     displaced: usize,
     uid: Uid,
     /// Files that were changed where they are, and directories in which names were made that no step names.
@@ -358,6 +360,7 @@ impl<'a> Work<'a> {
             metas,
             rescued: journal.found.iter().map(found).collect::<Result<_>>()?,
             moved_aside: Vec::new(),
+            replaced: HashMap::new(),
             displaced: 0,
             uid: journal.uid,
             changed: (Vec::new(), Vec::new()),
@@ -603,6 +606,7 @@ impl<'a> Work<'a> {
         let meta = self.io(staged, "stat", self.files.workspace.meta(staged))?;
         let is_stored = |entry: &Entry| [step.before, step.after].contains(&Some(*entry));
         if known.is_some_and(|(entry, known)| known.same_content(&meta) && is_stored(entry)) {
+            self.replaced.insert(staged.clone(), meta);
             return Ok(());
         }
         if matches!(meta.kind, MetaKind::Directory | MetaKind::Special) {
@@ -721,6 +725,11 @@ impl<'a> Work<'a> {
         for (name, meta) in names {
             let path = self.stage.join(&name);
             let meta = self.io(&path, "stat", meta)?;
+            // Somebody may have it open, and have written to it until now.
+            if self.replaced.get(&path) == Some(&meta) {
+                found.push(path);
+                continue;
+            }
             let step = step_of(&name).and_then(|at| steps.get(at));
             let read = read_state(workspace, None, None, &path, meta.kind)?;
             let (entry, _, _) = self.io(&path, "read", read)?;

@@ -15,9 +15,9 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use super::{Content, Meta, MetaKind, RelPath, Stamp, Workspace};
 use crate::error::{Error, Result};
 
-/// Up to so many files and directories are synced one by one; more by one sync of the whole file system, which also waits for
-/// what other programs have written.
-const SYNC_EACH: usize = 24;
+/// Up to so many files and directories are synced one by one; more by one sync of the whole file system, so that the number of
+/// syncs does not grow with that of files. That also waits for what other programs have written.
+const SYNC_EACH: usize = 4;
 
 const DIRECTORY: OFlags = OFlags::DIRECTORY.union(OFlags::RDONLY);
 
