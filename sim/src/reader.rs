@@ -563,7 +563,7 @@ fn head_move(line: &Line) -> Option<Move> {
 /// Says whether a checkpoint has the members it should; what they say of files is not looked at.
 fn is_checkpoint(payload: &[u8]) -> bool {
     let Ok(Value::Object(members)) = serde_json::from_slice(payload) else { return false };
-    let known = ["id", "label", "workspace", "tree", "paths"];
+    let known = ["id", "label", "workspace", "tree", "paths", "unknown"];
     members.contains_key("workspace") && members.keys().all(|member| known.contains(&member.as_str()))
 }
 

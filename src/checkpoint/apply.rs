@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::compare::{Grafted, Lookup, alike, find_live, graft};
 use super::snapshot::{Node, Snapshot, put_tree, read_state};
-use super::{Files, Plan, State, is_absent, read_blob};
+use super::{Files, Plan, State, in_parallel, is_absent, read_blob};
 use crate::disk::{Disk, How, LockMode};
 use crate::error::{Error, Kind, Result};
 use crate::format::journal::{self, Journal, Step};
@@ -84,7 +84,10 @@ impl Files {
         self.write_journal(&journal)?;
         let mut work = Work::new(self, &batch, &journal, metas)?;
         let done = work.carry_out(&journal.steps).and_then(|()| self.outcome(&journal, &mut work));
-        let outcome = done.map_err(|error| self.put_back(&mut work, &journal, error))?;
+        let mut outcome = done.map_err(|error| self.put_back(&mut work, &journal, error))?;
+        if let Some(snapshot) = &plan.snapshot {
+            outcome.before.unknown = super::unknown(&snapshot.skipped);
+        }
         let committed = commit(&outcome);
         let ended = match committed.as_ref().map_err(Error::kind) {
             // The record is written: the files must stay as they are.
@@ -259,8 +262,8 @@ impl Files {
             file.write_at(&journal::applied_mark(), len)
         };
         mark().map_err(|e| Error::io("write", &path, e))?;
-        let mut before = State { tree: journal.before, paths: BTreeMap::new() };
-        let mut seen = State { tree: journal.seen, paths: BTreeMap::new() };
+        let mut before = State { tree: journal.before, ..State::default() };
+        let mut seen = State { tree: journal.seen, ..State::default() };
         let mut lookup = Lookup::new(&self.objects);
         for step in &journal.steps {
             let path = RelPath::new(step.path.as_slice())?;
@@ -387,12 +390,15 @@ impl<'a> Work<'a> {
         let steps: Vec<(RelPath, &Step)> =
             steps.iter().map(|step| Ok((RelPath::new(step.path.as_slice())?, step))).collect::<Result<_>>()?;
         let is_dir = |entry: &Option<Entry>| entry.is_some_and(|entry| entry.kind == EntryKind::Directory);
-        let mut staged = Vec::new();
+        let mut contents = Vec::new();
         for (at, (path, step)) in steps.iter().enumerate() {
-            if self.stage_content(at, path, step)? {
-                staged.push(self.staged(at));
-            }
+            contents.extend(self.content_to_stage(path, step).map(|after| (at, after)));
         }
+        if !contents.is_empty() {
+            self.make_stage()?;
+        }
+        in_parallel(&contents, |(at, after)| self.write_staged(*at, after))?;
+        let staged: Vec<RelPath> = contents.iter().map(|(at, _)| self.staged(*at)).collect();
         // Without this, a power cut could leave a file's new name without its bytes, and nobody could tell that from
         // something that the user wrote.
         self.sync_now(&staged, &[])?;
@@ -518,24 +524,24 @@ impl<'a> Work<'a> {
         self.stage.join(format!("{way}{at}").as_bytes())
     }
 
-    /// Writes the new content of a step beside the workspace's files, unless it is in place already; says whether it did.
-    fn stage_content(&mut self, at: usize, path: &RelPath, step: &Step) -> Result<bool> {
-        let Some(after) = step.after.filter(|after| after.kind != EntryKind::Directory) else { return Ok(false) };
+    /// The new content of a step, unless it is in place already.
+    fn content_to_stage(&self, path: &RelPath, step: &Step) -> Option<Entry> {
+        let after = step.after.filter(|after| after.kind != EntryKind::Directory)?;
         let same_content = |before: Entry| before.kind == after.kind && before.id == after.id;
         if step.before.is_some_and(same_content) {
-            return Ok(false);
+            return None;
         }
         if !self.metas.contains_key(path)
             && let Ok(Some((now, _))) = self.files.observe(None, path)
             && now == after
         {
-            return Ok(false);
+            return None;
         }
-        self.write_staged(at, &after).map(|()| true)
+        Some(after)
     }
 
-    fn write_staged(&mut self, at: usize, after: &Entry) -> Result<()> {
-        self.make_stage()?;
+    /// Writes the new content of a step beside the workspace's files.
+    fn write_staged(&self, at: usize, after: &Entry) -> Result<()> {
         let staged = self.staged(at);
         let content = read_blob(&self.files.objects, after)?;
         let written = match after.kind {
@@ -688,6 +694,7 @@ impl<'a> Work<'a> {
         }
         let staged = self.staged(at);
         if workspace.meta(&staged).is_err() {
+            self.make_stage()?;
             self.write_staged(at, after)?;
             self.sync_now(std::slice::from_ref(&staged), &[])?;
         }

@@ -4,9 +4,8 @@ use foldhash::HashMap;
 use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
 
+use super::in_parallel;
 use crate::disk::{Disk, How};
 use crate::error::{Error, Result};
 use crate::format::stat::{self, Cached, Group, Groups, Stat};
@@ -20,9 +19,6 @@ use crate::workspace::{
 /// The part of the stat cache that holds what has changed lately may have so many bytes, or an eighth of the rest; then the
 /// whole is written anew.
 const RECENT_LEN: usize = 1 << 16;
-
-/// A file to read: its places among the directories and their names, its path, what it is and what it was.
-type Unread = ((usize, usize), RelPath, MetaKind, Option<ObjectId>);
 
 /// A file or directory of the workspace as it was found.
 #[derive(Debug)]
@@ -106,6 +102,9 @@ enum Looked {
     Gone,
 }
 
+/// The names of each directory.
+type LookedAt = HashMap<RelPath, Vec<(Vec<u8>, Meta, Looked)>>;
+
 /// A file that was read.
 enum Read {
     /// Its state, and whether it can be recognised by its stat from now on.
@@ -186,7 +185,7 @@ impl Looking<'_> {
         &self,
         path: RelPath,
         meta: Meta,
-        looked: &mut HashMap<RelPath, Vec<(Vec<u8>, Meta, Looked)>>,
+        looked: &mut LookedAt,
         known: &Known<'_>,
         fresh: &mut Fresh,
     ) -> Result<Node> {
@@ -215,8 +214,9 @@ impl Looking<'_> {
         scanned: Vec<Scanned<Result<Vec<Seen>>>>,
         fresh: &mut Fresh,
         skipped: &mut Vec<Skipped>,
-    ) -> Result<HashMap<RelPath, Vec<(Vec<u8>, Meta, Looked)>>> {
+    ) -> Result<LookedAt> {
         let mut dirs = Vec::with_capacity(scanned.len());
+        // Of each its place among the directories and their names, its path, what it is and what it was.
         let mut unread = Vec::new();
         for Scanned { path, found, made } in scanned {
             let mut names = Vec::with_capacity(found.len());
@@ -234,7 +234,7 @@ impl Looking<'_> {
             }
             dirs.push((path, names));
         }
-        for (at, read) in self.read_in_parallel(&unread)? {
+        for (at, read) in in_parallel(&unread, |(_, path, kind, like)| self.look_at(path, *kind, *like))? {
             let Some(((dir, name), file, ..)) = unread.get(at) else { continue };
             let Some((path, names)) = dirs.get_mut(*dir) else { continue };
             let Some((name, _, looked)) = names.get_mut(*name) else { continue };
@@ -253,32 +253,6 @@ impl Looking<'_> {
             }
         }
         Ok(dirs.into_iter().collect())
-    }
-
-    fn read_in_parallel(&self, which: &[Unread]) -> Result<Vec<(usize, Read)>> {
-        const WORTH_A_THREAD: usize = 64;
-        let cores = thread::available_parallelism().map_or(1, usize::from);
-        let threads = cores.min(which.len() / WORTH_A_THREAD).max(1);
-        let next = AtomicUsize::new(0);
-        let work = || {
-            let mut done = Vec::new();
-            loop {
-                let at = next.fetch_add(1, Ordering::Relaxed);
-                let Some((_, path, kind, like)) = which.get(at) else { return Ok(done) };
-                done.push((at, self.look_at(path, *kind, *like)?));
-            }
-        };
-        if threads == 1 {
-            return work();
-        }
-        thread::scope(|scope| {
-            let running: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-            let mut all = Vec::with_capacity(which.len());
-            for thread in running {
-                all.extend(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
-            }
-            Ok(all)
-        })
     }
 
     fn look_at(&self, path: &RelPath, kind: MetaKind, like: Option<ObjectId>) -> Result<Read> {

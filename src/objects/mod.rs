@@ -360,6 +360,9 @@ impl ObjectStore {
 impl Batch<'_> {
     /// Puts an object and returns its id; one that is stored already is not stored again.
     ///
+    /// Whether the stored one can still be read is not looked at, which would cost as much as storing it: [`ObjectStore::verify`]
+    /// tells, and once the damaged pack has been moved away, what is put again is stored again.
+    ///
     /// Hashing and compressing happen before any lock is taken, so that threads can share a batch. Survives nothing until
     /// [`Batch::sync`].
     ///

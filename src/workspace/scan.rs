@@ -69,6 +69,8 @@ pub enum Why {
     InTheWay,
     /// The paths that were asked for do not include it.
     NotChosen,
+    /// It could not be looked at when the state was captured that it would go back to.
+    NotCaptured,
 }
 
 /// A name that the rules take in.
@@ -99,15 +101,14 @@ pub(crate) trait Visit: Sync {
     fn directory(&self, path: &RelPath, found: &[Found]) -> Self::Made;
 }
 
+/// The directories that were looked through, and what was left out.
+pub(crate) type Scan<T> = (Vec<Scanned<T>>, Vec<Skipped>);
+
 /// All directories that the rules take in, in no order; the root is one of them.
-pub(crate) fn scan<V: Visit>(
-    workspace: &dyn Workspace,
-    options: &ScanOptions,
-    visit: &V,
-) -> Result<(Vec<Scanned<V::Made>>, Vec<Skipped>)> {
+pub(crate) fn scan<V: Visit>(workspace: &dyn Workspace, options: &ScanOptions, visit: &V) -> Result<Scan<V::Made>> {
     let root = RelPath::root();
     let names = workspace.list(&root).map_err(|e| Error::io("list", workspace.root(), e))?;
-    let scan = Scan { workspace, options, visit, queue: Mutex::default(), ready: Condvar::new() };
+    let scan = Walk { workspace, options, visit, queue: Mutex::default(), ready: Condvar::new() };
     scan.queue().open.push(Open { dir: root, names, rules: None, depth: 0 });
     let cores = thread::available_parallelism().map_or(1, usize::from);
     thread::scope(|scope| {
@@ -121,7 +122,7 @@ pub(crate) fn scan<V: Visit>(
     Ok((queue.scanned, queue.skipped))
 }
 
-struct Scan<'a, V: Visit> {
+struct Walk<'a, V: Visit> {
     workspace: &'a dyn Workspace,
     options: &'a ScanOptions,
     visit: &'a V,
@@ -170,7 +171,7 @@ struct Held {
 
 type Names = Vec<(Vec<u8>, std::io::Result<Meta>)>;
 
-impl<V: Visit> Scan<'_, V> {
+impl<V: Visit> Walk<'_, V> {
     fn queue(&self) -> MutexGuard<'_, Queue<V::Made>> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
