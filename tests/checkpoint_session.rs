@@ -724,3 +724,102 @@ fn a_dry_run_of_gc_changes_nothing_and_says_what_gc_does() {
     assert!(last.packs > 0 && last.objects_moved == 0, "{last:?}");
     assert_eq!(check(&store, "again").bytes, 0);
 }
+
+#[test]
+fn verify_tells_of_files_that_a_checkpoint_lost() {
+    let place = Place::new();
+    let store = place.store();
+    let session = store.create(NewSession::named(key("a"))).expect("created");
+    let files = session.files(place.work()).expect("opened");
+    turn(&place, &session, &files, 0);
+    drop(files);
+    session.close().expect("closed");
+    drop(store);
+    let store = place.store();
+    assert!(store.verify(None, |_| {}).expect("read").is_sound());
+    let objects = place.dir.path().join("store/objects");
+    let packs = fs::read_dir(objects).expect("listed").map(|entry| entry.expect("read").path());
+    let pack = packs.into_iter().find(|path| path.extension().is_some_and(|end| end == "pack")).expect("a pack");
+    let whole = fs::read(&pack).expect("read");
+    let (mut at, mut found) = (32, 0);
+    // What each frame holds, in turn; a mark holds nothing.
+    while at < whole.len() {
+        let stored = u64::from_le_bytes(whole[at + 16..at + 24].try_into().expect("8 bytes"));
+        let body = at + 72;
+        if 0 < stored {
+            let mut bytes = whole.clone();
+            bytes[body] ^= 1;
+            fs::write(&pack, &bytes).expect("written");
+            let report = place.store().verify(Some(&key("a")), |_| {}).expect("read");
+            let [checked] = &report.findings[..] else { panic!("frame at {at}: {report:?}") };
+            let [damage, ..] = &checked.damage[..] else { panic!("frame at {at}: {checked:?}") };
+            let told = format!("{}: damaged at byte {at}: ", pack.display());
+            assert!(damage.why.contains(&told) && !damage.repairable && damage.from < damage.to, "{}", damage.why);
+            found += 1;
+        }
+        at = body + usize::try_from(stored).expect("short");
+    }
+    assert!(found > 3, "{found}");
+    fs::remove_file(&pack).expect("removed");
+    assert!(!place.store().verify(None, |_| {}).expect("read").is_sound(), "what is missing is told as well");
+}
+
+/// Killed in the middle of a rewind, then the directory is moved, then the session is opened there.
+#[test]
+fn a_rewind_is_carried_on_where_the_workspace_has_been_moved_to() {
+    let mut carried = 0;
+    for calls in (0..).step_by(3) {
+        let place = Place::new();
+        let mut images = Vec::new();
+        {
+            let store = place.store();
+            let session = store.create(NewSession::named(key("a"))).expect("created");
+            let files = session.files(place.work()).expect("opened");
+            for n in 0..3 {
+                turn(&place, &session, &files, n);
+                images.push(place.image());
+            }
+        }
+        let fuse = Fuse::after(calls);
+        let disk = Arc::new(FusedDisk { fuse: fuse.clone() });
+        let store = Store::options().disk(disk).existing().open(place.dir.path().join("store")).expect("opens");
+        let workspace =
+            FusedWorkspace { workspace: OsWorkspace::open(&place.work()).expect("opened"), fuse: fuse.clone() };
+        let _ = store.session(&key("a")).and_then(|session| {
+            let files = session.files_of(Arc::new(workspace), ScanOptions::default())?;
+            files.rewind(&seq(0), Scope::Both, &normal())
+        });
+        drop(store);
+        let began = fs::read_dir(place.work())
+            .expect("listed")
+            .any(|entry| entry.expect("read").file_name().to_string_lossy().starts_with(".forklog-stage-"));
+        let moved = place.dir.path().join("elsewhere");
+        fs::rename(place.work(), &moved).expect("moved");
+        let store = place.store();
+        let session = store.session(&key("a")).expect("opened");
+        let files = session.files_moved(&moved, place.work()).expect("carried on");
+        let len = conversation(&store, "a").len();
+        if began {
+            carried += 1;
+            assert_eq!(len, 1, "the conversation goes with the files, after {calls} calls");
+            assert!(pending(&OsDisk, &place.dir.path().join("store/journals")).expect("listed").is_empty());
+            files.undo(&normal()).expect("undone");
+            files.redo(&normal()).expect("redone");
+        }
+        if began || len == 1 {
+            let here: BTreeMap<_, _> = Place::image_of(moved.clone())
+                .into_iter()
+                .map(|(path, content)| (path.strip_prefix(&moved).expect("below").to_owned(), content))
+                .collect();
+            let was: BTreeMap<_, _> = images[0]
+                .iter()
+                .map(|(path, content)| (path.strip_prefix(place.work()).expect("below").to_owned(), content.clone()))
+                .collect();
+            assert_eq!(here, was, "after {calls} calls");
+        }
+        if !fuse.blown() {
+            break;
+        }
+    }
+    assert!(carried > 3, "{carried}");
+}

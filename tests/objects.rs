@@ -55,6 +55,65 @@ fn what_was_put_comes_back_and_is_stored_once() {
     assert!(first.verify().expect("readable").is_empty());
 }
 
+/// Versions of a file that does not compress, each with one more byte changed.
+fn version(n: u8) -> Vec<u8> {
+    let mut random = 7_u32;
+    let mut bytes: Vec<u8> = std::iter::repeat_with(|| {
+        random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (random >> 24) as u8
+    })
+    .take(5_000)
+    .collect();
+    for at in 0..usize::from(n) {
+        bytes[at * 100] ^= 1;
+    }
+    bytes
+}
+
+/// Puts versions 0 to 19, each as like the one before.
+fn put_versions(store: &ObjectStore) -> Vec<ObjectId> {
+    let batch = store.begin().expect("begun");
+    let mut ids: Vec<ObjectId> = Vec::new();
+    for n in 0..20 {
+        ids.push(batch.put_like(ObjectKind::Blob, &version(n), ids.last().copied()).expect("put"));
+    }
+    batch.sync().expect("synced");
+    ids
+}
+
+#[test]
+fn an_object_like_another_costs_what_differs() {
+    let root = tempfile::tempdir().expect("a place");
+    let ids = put_versions(&os_store(root.path()));
+    let len: u64 = files(root.path(), "pack").iter().map(|path| path.metadata().expect("there").len()).sum();
+    assert!((5_000..15_000).contains(&len), "20 versions of 5,000 bytes in {len}");
+    let store = os_store(root.path());
+    for (n, id) in (0..).zip(&ids) {
+        assert_eq!(get(&store, *id).expect("there"), version(n));
+    }
+    let missing = ObjectId::of(ObjectKind::Blob, b"missing");
+    let id = store.begin().expect("begun").put_like(ObjectKind::Blob, &version(30), Some(missing)).expect("put");
+    assert_eq!(get(&store, id).expect("stored whole"), version(30));
+}
+
+/// The first version is dead, and the others were stored against it.
+#[test]
+fn gc_keeps_what_was_stored_against_what_is_dead() {
+    let root = tempfile::tempdir().expect("a place");
+    let ids = put_versions(&os_store(root.path()));
+    let dead = put_all(&os_store(root.path()), 0..100).expect("put");
+    let roots: Vec<Root> = ids[1..].iter().map(|id| Root::Blob(*id)).collect();
+    let report = os_store(root.path()).gc(|| Ok(roots.clone())).expect("collected");
+    assert_eq!((report.packs_removed, report.objects_moved), (1, 19));
+    let len: u64 = files(root.path(), "pack").iter().map(|path| path.metadata().expect("there").len()).sum();
+    assert!((5_000..15_000).contains(&len), "19 versions in {len} bytes");
+    let store = os_store(root.path());
+    assert!(get(&store, ids[0]).is_err() && get(&store, dead[&1]).is_err());
+    for (n, id) in (1..).zip(&ids[1..]) {
+        assert_eq!(get(&store, *id).expect("live"), version(n));
+    }
+}
+
 #[test]
 fn one_sync_for_any_number_of_objects_and_one_pack_for_processes_in_turn() {
     let root = tempfile::tempdir().expect("a place");

@@ -28,43 +28,58 @@ pub fn object(files: &BTreeMap<PathBuf, Vec<u8>>, kind: Kind, name: &Name) -> Op
 }
 
 /// The file's uid, if it is a pack.
-fn uid_of(path: &Path) -> Option<[u8; 16]> {
+pub(crate) fn uid_of(path: &Path) -> Option<[u8; 16]> {
     let digits = path.file_name()?.to_str()?.strip_suffix(".pack")?;
     u128::from_str_radix(digits, 16).ok().map(u128::to_be_bytes)
 }
 
-fn in_pack(uid: [u8; 16], pack: &[u8], kind: Kind, name: &Name) -> Option<Vec<u8>> {
+pub(crate) fn in_pack(uid: [u8; 16], pack: &[u8], kind: Kind, name: &Name) -> Option<Vec<u8>> {
     // Wherever a whole frame begins: no index and no mark is believed.
     let starts = memchr_all(pack, b"FLob");
     starts.into_iter().find_map(|at| {
-        let head = pack.get(at..at + HEAD)?;
-        let mut checked = uid.to_vec();
-        checked.extend_from_slice(&(at as u64).to_le_bytes());
-        checked.extend_from_slice(&head[..68]);
-        let wanted = match kind {
-            Kind::Blob => 1,
-            Kind::Tree => 2,
-        };
-        if u64::from(crc32fast::hash(&checked)) != number(&head[68..72])? || head[4] != wanted || head[32..64] != *name
-        {
-            return None;
-        }
-        let (stored, raw) = (number(&head[16..24])?, number(&head[24..32])?);
-        let stored = pack.get(at + HEAD..at + HEAD + usize::try_from(stored).ok()?)?;
-        if u64::from(crc32fast::hash(stored)) != number(&head[64..68])? {
-            return None;
-        }
-        let bytes = match head[5] {
-            0 => stored.to_vec(),
-            1 => zstd::bulk::decompress(stored, usize::try_from(raw).ok()?).ok()?,
-            _ => return None,
-        };
+        let bytes = frame(uid, pack, at, kind, Some(name))?;
         let hash = match kind {
             Kind::Blob => *blake3::hash(&bytes).as_bytes(),
             Kind::Tree => blake3::derive_key(TREE_CONTEXT, &bytes),
         };
-        (bytes.len() as u64 == raw && hash == *name).then_some(bytes)
+        (hash == *name).then_some(bytes)
     })
+}
+
+/// The raw bytes of the frame at `at`; the base of a delta is found with no `name`, and is no delta.
+fn frame(uid: [u8; 16], pack: &[u8], at: usize, kind: Kind, name: Option<&Name>) -> Option<Vec<u8>> {
+    let head = pack.get(at..at + HEAD).filter(|head| head.starts_with(b"FLob"))?;
+    let mut checked = uid.to_vec();
+    checked.extend_from_slice(&(at as u64).to_le_bytes());
+    checked.extend_from_slice(&head[..68]);
+    let wanted = match kind {
+        Kind::Blob => 1,
+        Kind::Tree => 2,
+    };
+    let is_named = name.is_none_or(|name| head[32..64] == *name);
+    if u64::from(crc32fast::hash(&checked)) != number(&head[68..72])? || head[4] != wanted || !is_named {
+        return None;
+    }
+    let (stored, raw) = (number(&head[16..24])?, usize::try_from(number(&head[24..32])?).ok()?);
+    let stored = pack.get(at + HEAD..at + HEAD + usize::try_from(stored).ok()?)?;
+    if u64::from(crc32fast::hash(stored)) != number(&head[64..68])? {
+        return None;
+    }
+    let bytes = match (head[5], name) {
+        (0, _) => stored.to_vec(),
+        (1, _) => zstd::bulk::decompress(stored, raw).ok()?,
+        (2, Some(_)) => {
+            let base_at = usize::try_from(number(stored.get(..8)?)?).ok().filter(|base| (32..at).contains(base))?;
+            let base = frame(uid, pack, base_at, kind, None).filter(|base| base.len() <= 1 << 22)?;
+            let mut context = zstd::zstd_safe::DCtx::create();
+            context.ref_prefix(&base).ok()?;
+            let mut bytes = Vec::with_capacity(raw);
+            context.decompress(&mut bytes, &stored[8..]).ok()?;
+            bytes
+        }
+        _ => return None,
+    };
+    (bytes.len() == raw).then_some(bytes)
 }
 
 fn memchr_all(bytes: &[u8], what: &[u8]) -> Vec<usize> {

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use crate::objects::{self, Kind};
+
 /// Gives the bytes of a file of the store by its path below the store's directory, or `None` where there is no file.
 pub type Files<'a> = dyn Fn(&Path) -> Option<Vec<u8>> + 'a;
 
@@ -561,7 +563,7 @@ fn head_move(line: &Line) -> Option<Move> {
 /// Says whether a checkpoint has the members it should; what they say of files is not looked at.
 fn is_checkpoint(payload: &[u8]) -> bool {
     let Ok(Value::Object(members)) = serde_json::from_slice(payload) else { return false };
-    let known = ["id", "label", "workspace", "tree", "paths"];
+    let known = ["id", "label", "workspace", "tree", "paths", "unknown"];
     members.contains_key("workspace") && members.keys().all(|member| known.contains(&member.as_str()))
 }
 
@@ -615,33 +617,9 @@ fn is_newer(line: &Line) -> bool {
 
 /// The blob of this name and length, if the pack has a good frame of it: every place is tried, so that no torn frame hides one.
 fn blob(path: &Path, pack: &[u8], name: [u8; 32], size: u64) -> Option<Vec<u8>> {
-    let stem = path.file_stem()?.to_str()?;
-    let uid: Vec<u8> =
-        (0..32).step_by(2).map(|at| u8::from_str_radix(stem.get(at..at + 2)?, 16).ok()).collect::<Option<_>>()?;
-    let number = |bytes: &[u8]| bytes.iter().rev().fold(0_u64, |all, byte| all << 8 | u64::from(*byte));
-    for at in 32..pack.len() {
-        let Some(head) = pack.get(at..at + 72).filter(|head| head.starts_with(b"FLob\x01")) else { continue };
-        let covered = [&uid, &(at as u64).to_le_bytes()[..], &head[..68]].concat();
-        let (stored, raw) = (number(&head[16..24]), number(&head[24..32]));
-        if u64::from(crc32fast::hash(&covered)) != number(&head[68..72]) || head[32..64] != name || raw != size {
-            continue;
-        }
-        let Some(body) = usize::try_from(stored).ok().and_then(|stored| pack.get(at + 72..at + 72 + stored)) else {
-            continue;
-        };
-        if u64::from(crc32fast::hash(body)) != number(&head[64..68]) {
-            continue;
-        }
-        let content = match head[5] {
-            0 => body.to_vec(),
-            1 => zstd::bulk::decompress(body, usize::try_from(raw).ok()?).ok()?,
-            _ => continue,
-        };
-        if content.len() as u64 == size && *blake3::hash(&content).as_bytes() == name {
-            return Some(content);
-        }
-    }
-    None
+    let uid = objects::uid_of(path)?;
+    let content = objects::in_pack(uid, pack, Kind::Blob, &name)?;
+    (content.len() as u64 == size).then_some(content)
 }
 
 // ---- a file and its end (section 6)

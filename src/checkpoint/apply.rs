@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::compare::{Grafted, Lookup, alike, find_live, graft};
 use super::snapshot::{Node, Snapshot, put_tree, read_state};
-use super::{Files, Plan, State, is_absent, read_blob};
+use super::{Files, Plan, State, in_parallel, is_absent, read_blob};
 use crate::disk::{Disk, How, LockMode};
 use crate::error::{Error, Kind, Result};
 use crate::format::journal::{self, Journal, Step};
@@ -65,8 +65,8 @@ impl Files {
     ///
     /// When `commit` is called, the files and everything in its argument are on stable storage. If the process dies before
     /// this returns, [`Files::recover`] carries on with the same uid and payload; `commit` may then be called although
-    /// its record was written already, and must recognise the uid. Syncs: one of the objects, four for the journal, two of the
-    /// workspace's file system (one per file and per directory for a few), one when the journal goes.
+    /// its record was written already, and must recognise the uid. Syncs: one of the objects if something is new to the store, two
+    /// for the journal, two of the workspace's file system (one per file and per directory for up to four), one when the journal goes.
     ///
     /// # Errors
     ///
@@ -84,7 +84,10 @@ impl Files {
         self.write_journal(&journal)?;
         let mut work = Work::new(self, &batch, &journal, metas)?;
         let done = work.carry_out(&journal.steps).and_then(|()| self.outcome(&journal, &mut work));
-        let outcome = done.map_err(|error| self.put_back(&mut work, &journal, error))?;
+        let mut outcome = done.map_err(|error| self.put_back(&mut work, &journal, error))?;
+        if let Some(snapshot) = &plan.snapshot {
+            outcome.before.unknown = super::unknown(&snapshot.skipped);
+        }
         let committed = commit(&outcome);
         let ended = match committed.as_ref().map_err(Error::kind) {
             // The record is written: the files must stay as they are.
@@ -244,7 +247,7 @@ impl Files {
             return Ok(());
         }
         let names = node.children.iter().map(|(name, child)| (&name[..], &child.entry));
-        put_tree(Some(batch), node.meta.mode, names).map(drop)
+        put_tree(Some(batch), None, node.meta.mode, names).map(drop)
     }
 
     /// Ends the work on the files: what was rescued is synced, the stage goes, everything is synced.
@@ -259,8 +262,8 @@ impl Files {
             file.write_at(&journal::applied_mark(), len)
         };
         mark().map_err(|e| Error::io("write", &path, e))?;
-        let mut before = State { tree: journal.before, paths: BTreeMap::new() };
-        let mut seen = State { tree: journal.seen, paths: BTreeMap::new() };
+        let mut before = State { tree: journal.before, ..State::default() };
+        let mut seen = State { tree: journal.seen, ..State::default() };
         let mut lookup = Lookup::new(&self.objects);
         for step in &journal.steps {
             let path = RelPath::new(step.path.as_slice())?;
@@ -300,8 +303,8 @@ impl Files {
             file.write_at(&bytes, 0)?;
             file.sync()?;
             self.disk.rename(&temp, &path)?;
-            // Whoever made the directories may have died before their own names were synced.
-            self.dir.ancestors().take(3).try_for_each(|dir| self.disk.sync_dir(dir))
+            // The names of the directories above were synced before the lock, which is held, was made.
+            self.disk.sync_dir(&self.dir)
         };
         written().map_err(|error| {
             let _ = self.disk.remove_file(&temp);
@@ -332,6 +335,8 @@ struct Work<'a> {
     metas: Captures,
     rescued: Rescued,
     moved_aside: Vec<RelPath>,
+    /// What has left its place and is known to be the before or after of its step, as it was then.
+    replaced: HashMap<RelPath, Meta>,
     displaced: usize,
     uid: Uid,
     /// Files that were changed where they are, and directories in which names were made that no step names.
@@ -358,6 +363,7 @@ impl<'a> Work<'a> {
             metas,
             rescued: journal.found.iter().map(found).collect::<Result<_>>()?,
             moved_aside: Vec::new(),
+            replaced: HashMap::new(),
             displaced: 0,
             uid: journal.uid,
             changed: (Vec::new(), Vec::new()),
@@ -384,12 +390,15 @@ impl<'a> Work<'a> {
         let steps: Vec<(RelPath, &Step)> =
             steps.iter().map(|step| Ok((RelPath::new(step.path.as_slice())?, step))).collect::<Result<_>>()?;
         let is_dir = |entry: &Option<Entry>| entry.is_some_and(|entry| entry.kind == EntryKind::Directory);
-        let mut staged = Vec::new();
+        let mut contents = Vec::new();
         for (at, (path, step)) in steps.iter().enumerate() {
-            if self.stage_content(at, path, step)? {
-                staged.push(self.staged(at));
-            }
+            contents.extend(self.content_to_stage(path, step).map(|after| (at, after)));
         }
+        if !contents.is_empty() {
+            self.make_stage()?;
+        }
+        in_parallel(&contents, |(at, after)| self.write_staged(*at, after))?;
+        let staged: Vec<RelPath> = contents.iter().map(|(at, _)| self.staged(*at)).collect();
         // Without this, a power cut could leave a file's new name without its bytes, and nobody could tell that from
         // something that the user wrote.
         self.sync_now(&staged, &[])?;
@@ -515,24 +524,24 @@ impl<'a> Work<'a> {
         self.stage.join(format!("{way}{at}").as_bytes())
     }
 
-    /// Writes the new content of a step beside the workspace's files, unless it is in place already; says whether it did.
-    fn stage_content(&mut self, at: usize, path: &RelPath, step: &Step) -> Result<bool> {
-        let Some(after) = step.after.filter(|after| after.kind != EntryKind::Directory) else { return Ok(false) };
+    /// The new content of a step, unless it is in place already.
+    fn content_to_stage(&self, path: &RelPath, step: &Step) -> Option<Entry> {
+        let after = step.after.filter(|after| after.kind != EntryKind::Directory)?;
         let same_content = |before: Entry| before.kind == after.kind && before.id == after.id;
         if step.before.is_some_and(same_content) {
-            return Ok(false);
+            return None;
         }
         if !self.metas.contains_key(path)
             && let Ok(Some((now, _))) = self.files.observe(None, path)
             && now == after
         {
-            return Ok(false);
+            return None;
         }
-        self.write_staged(at, &after).map(|()| true)
+        Some(after)
     }
 
-    fn write_staged(&mut self, at: usize, after: &Entry) -> Result<()> {
-        self.make_stage()?;
+    /// Writes the new content of a step beside the workspace's files.
+    fn write_staged(&self, at: usize, after: &Entry) -> Result<()> {
         let staged = self.staged(at);
         let content = read_blob(&self.files.objects, after)?;
         let written = match after.kind {
@@ -603,12 +612,13 @@ impl<'a> Work<'a> {
         let meta = self.io(staged, "stat", self.files.workspace.meta(staged))?;
         let is_stored = |entry: &Entry| [step.before, step.after].contains(&Some(*entry));
         if known.is_some_and(|(entry, known)| known.same_content(&meta) && is_stored(entry)) {
+            self.replaced.insert(staged.clone(), meta);
             return Ok(());
         }
         if matches!(meta.kind, MetaKind::Directory | MetaKind::Special) {
             return Ok(());
         }
-        let read = read_state(&*self.files.workspace, Some(self.batch), staged, meta.kind)?;
+        let read = read_state(&*self.files.workspace, Some(self.batch), None, staged, meta.kind)?;
         let (entry, _, _) = self.io(staged, "read", read)?;
         if !is_stored(&entry) && !self.is_left(staged, &entry, Some(step), false)? {
             self.rescued.push((path.clone(), entry));
@@ -684,6 +694,7 @@ impl<'a> Work<'a> {
         }
         let staged = self.staged(at);
         if workspace.meta(&staged).is_err() {
+            self.make_stage()?;
             self.write_staged(at, after)?;
             self.sync_now(std::slice::from_ref(&staged), &[])?;
         }
@@ -721,12 +732,17 @@ impl<'a> Work<'a> {
         for (name, meta) in names {
             let path = self.stage.join(&name);
             let meta = self.io(&path, "stat", meta)?;
+            // Somebody may have it open, and have written to it until now.
+            if self.replaced.get(&path) == Some(&meta) {
+                found.push(path);
+                continue;
+            }
             let step = step_of(&name).and_then(|at| steps.get(at));
-            let read = read_state(workspace, None, &path, meta.kind)?;
+            let read = read_state(workspace, None, None, &path, meta.kind)?;
             let (entry, _, _) = self.io(&path, "read", read)?;
             let is_known = known.contains_key(&entry.id) || rescued.contains(&entry.id);
             if !is_known && !self.is_left(&path, &entry, step, self.is_unplaced(&name, step)?)? {
-                let read = read_state(workspace, Some(self.batch), &path, meta.kind)?;
+                let read = read_state(workspace, Some(self.batch), None, &path, meta.kind)?;
                 let (entry, _, _) = self.io(&path, "read", read)?;
                 let origin = step.map_or(Ok(path.clone()), |step| RelPath::new(step.path.as_slice()))?;
                 self.rescued.push((origin, entry));

@@ -229,5 +229,5 @@ fn graft_below(
             None => drop(names.remove(name)),
         }
     }
-    put_tree(Some(batch), mode, names.iter().map(|(name, entry)| (&name[..], entry)))
+    put_tree(Some(batch), base.map(|base| base.id), mode, names.iter().map(|(name, entry)| (&name[..], entry)))
 }

@@ -15,11 +15,12 @@ mod diff;
 mod plan;
 mod snapshot;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -47,6 +48,9 @@ pub struct State {
     pub tree: Option<Entry>,
     /// Paths that differ from the tree; `None` for one that is not there.
     pub paths: BTreeMap<RelPath, Option<Entry>>,
+    /// Paths that could not be looked at, such as files that could not be read: what they were is not known, nor what was
+    /// below them. Going back to this state leaves them as they are.
+    pub unknown: BTreeSet<RelPath>,
 }
 
 /// A checkpoint that has been taken.
@@ -68,6 +72,20 @@ pub struct Files {
     scan: ScanOptions,
     new_uid: NewUid,
     now: Now,
+}
+
+impl Captured {
+    /// The state of the workspace that was captured.
+    #[must_use]
+    pub fn state(&self) -> State {
+        State { tree: Some(self.tree), paths: BTreeMap::new(), unknown: unknown(&self.skipped) }
+    }
+}
+
+/// The paths of which nothing is known, of those that were left out.
+fn unknown(skipped: &[Skipped]) -> BTreeSet<RelPath> {
+    // A name that no tree can hold is said of its directory.
+    skipped.iter().filter(|skipped| skipped.why != Why::BadName).map(|skipped| skipped.path.clone()).collect()
 }
 
 impl Files {
@@ -181,6 +199,7 @@ impl Files {
             workspace: &*self.workspace,
             options: &self.scan,
             cache: &self.dir.join("stat"),
+            recent: &self.dir.join("stat-recent"),
             temp: (self.new_uid)(),
             now: (self.now)(),
             batch,
@@ -200,7 +219,7 @@ impl Files {
             let id = crate::ids::ObjectId::from_bytes([0; 32]);
             return Ok(Some((Entry { kind: EntryKind::Directory, mode: meta.mode, size: 0, id }, meta)));
         }
-        let (entry, meta, _) = read_state(&*self.workspace, batch, path, meta.kind)?.map_err(io)?;
+        let (entry, meta, _) = read_state(&*self.workspace, batch, None, path, meta.kind)?.map_err(io)?;
         Ok(Some((entry, meta)))
     }
 
@@ -279,12 +298,39 @@ pub fn workspace_key(root: &Path) -> String {
 }
 
 /// The content of a file or the target of a link; its length must be what the entry says.
-fn read_blob(objects: &ObjectStore, entry: &Entry) -> Result<Vec<u8>> {
+pub(crate) fn read_blob(objects: &ObjectStore, entry: &Entry) -> Result<Vec<u8>> {
     let bytes = objects.get(ObjectKind::Blob, entry.id, entry.size)?;
     if bytes.len() as u64 == entry.size {
         return Ok(bytes);
     }
     Err(Error::corrupt(Path::new(&entry.id.to_string()), 0, "an object is shorter than its entry says"))
+}
+
+/// Does `work` with each item, many by several threads, and returns what came of them, in no order.
+fn in_parallel<I: Sync, T: Send>(items: &[I], work: impl Fn(&I) -> Result<T> + Sync) -> Result<Vec<(usize, T)>> {
+    const WORTH_A_THREAD: usize = 64;
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let threads = cores.min(items.len() / WORTH_A_THREAD).max(1);
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut done = Vec::new();
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let Some(item) = items.get(at) else { return Ok(done) };
+            done.push((at, work(item)?));
+        }
+    };
+    if threads == 1 {
+        return work();
+    }
+    thread::scope(|scope| {
+        let running: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        let mut all = Vec::with_capacity(items.len());
+        for thread in running {
+            all.extend(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
+        }
+        Ok(all)
+    })
 }
 
 /// Whether a path is not there: the name is missing, or what should hold it is no directory.

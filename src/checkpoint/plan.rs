@@ -146,6 +146,16 @@ impl Planning<'_> {
             let now = self.snapshot.and_then(|s| find_live(&s.root, path)).map(|node| node.entry);
             wanted.insert(path.clone(), Wanted { now, target: *entry });
         }
+        let is_unknown = |path: &RelPath| {
+            !target.paths.contains_key(path) && target.unknown.iter().any(|unknown| path.is_within(unknown))
+        };
+        let mut left = Vec::new();
+        wanted.retain(|path, wanted| {
+            let unknown = is_unknown(path);
+            left.extend((unknown && wanted.now.is_some()).then(|| path.clone()));
+            !unknown
+        });
+        self.skipped.extend(left.into_iter().map(|path| Skipped { path, why: Why::NotCaptured }));
         // What the rules of scanning leave out may be there all the same.
         let hidden: Vec<RelPath> =
             (wanted.iter().filter(|(_, w)| w.now.is_none())).map(|(path, _)| path.clone()).collect();

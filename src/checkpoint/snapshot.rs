@@ -1,21 +1,24 @@
 //! Looking at a workspace: which files it has and what is in them, reading only what may have changed.
 
 use foldhash::HashMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
 
+use super::in_parallel;
 use crate::disk::{Disk, How};
 use crate::error::{Error, Result};
-use crate::format::stat::{self, Cached, Stat};
+use crate::format::stat::{self, Cached, Group, Groups, Stat};
 use crate::format::tree;
 use crate::ids::{ObjectId, ObjectKind, Uid};
 use crate::objects::{Batch, Entry, EntryKind, MAX_OBJECT};
-use crate::workspace::{Found, Meta, MetaKind, RelPath, ScanOptions, Skipped, Stamp, Why, Workspace, scan};
+use crate::workspace::{
+    Found, Meta, MetaKind, RelPath, ScanOptions, Scanned, Skipped, Stamp, Visit, Why, Workspace, scan,
+};
 
-/// A stat cache of which more files than this are out of date is written anew.
-const WORTH_WRITING: usize = 64;
+/// The part of the stat cache that holds what has changed lately may have so many bytes, or an eighth of the rest; then the
+/// whole is written anew.
+const RECENT_LEN: usize = 1 << 16;
 
 /// A file or directory of the workspace as it was found.
 #[derive(Debug)]
@@ -38,8 +41,9 @@ pub(super) struct Looking<'a> {
     pub(super) disk: &'a dyn Disk,
     pub(super) workspace: &'a dyn Workspace,
     pub(super) options: &'a ScanOptions,
-    /// The stat cache, and a name for a temporary file beside it.
+    /// The stat cache, its part for recent changes, and a name for temporary files beside them.
     pub(super) cache: &'a Path,
+    pub(super) recent: &'a Path,
     pub(super) temp: Uid,
     /// The time at which looking begins.
     pub(super) now: Stamp,
@@ -47,127 +51,218 @@ pub(super) struct Looking<'a> {
     pub(super) batch: Option<&'a Batch<'a>>,
 }
 
-/// A file that the stat cache knows.
+/// What the stat cache says.
 struct Known<'c> {
-    /// Whether its stat says anything: times of another run of the machine do not.
+    /// Whether its stats say anything: times of another run of the machine do not.
     usable: bool,
-    file: Cached<'c>,
+    whole: Groups<'c>,
+    /// What has changed since `whole` was written.
+    recent: Groups<'c>,
 }
 
-/// A file that was looked at.
+impl<'c> Known<'c> {
+    fn groups(&self, dir: &RelPath) -> [Group<'c>; 2] {
+        [&self.whole, &self.recent].map(|groups| groups.get(dir.as_bytes()).copied().unwrap_or_default())
+    }
+
+    /// The directory's tree when it was looked at last.
+    fn tree(&self, dir: &RelPath) -> Option<Entry> {
+        let [whole, recent] = self.groups(dir);
+        recent.tree.or(whole.tree)
+    }
+
+    /// The directory's files, sorted by name.
+    fn files(&self, dir: &RelPath) -> Vec<Cached<'c>> {
+        let [whole, recent] = self.groups(dir);
+        let mut files: Vec<_> = whole.files().collect();
+        for file in recent.files() {
+            match files.binary_search_by(|known| known.name.cmp(file.name)) {
+                Ok(at) => files.splice(at..=at, [file]).for_each(drop),
+                Err(at) => files.insert(at, file),
+            }
+        }
+        files
+    }
+}
+
+/// What is known of a name without reading it.
+enum Seen {
+    /// Its state, since its stat is as it was.
+    Known(Entry),
+    /// It must be read. With what it was, if that is known.
+    Unread(Option<ObjectId>),
+    Directory,
+}
+
+/// A name in a directory.
 enum Looked {
+    /// Its state.
+    There(Entry, Meta),
+    Directory,
+    Gone,
+}
+
+/// The names of each directory.
+type LookedAt = HashMap<RelPath, Vec<(Vec<u8>, Meta, Looked)>>;
+
+/// A file that was read.
+enum Read {
     /// Its state, and whether it can be recognised by its stat from now on.
     There(Entry, Meta, bool),
     Gone,
     Skip(Why),
 }
 
+/// What the next checkpoint need not find out again.
+#[derive(Default)]
+struct Fresh {
+    /// Files that were read, by directory and name.
+    files: BTreeMap<RelPath, BTreeMap<Vec<u8>, (Stat, Entry)>>,
+    /// Directories that have another tree than the cache says.
+    trees: BTreeMap<RelPath, Entry>,
+    /// Files that were read and might change without its showing.
+    unsettled: HashSet<RelPath>,
+}
+
+impl Visit for (&Looking<'_>, &Known<'_>) {
+    type Made = Result<Vec<Seen>>;
+
+    fn had(&self, dir: &RelPath, name: &[u8]) -> bool {
+        self.1.files(dir).iter().any(|file| file.name == name)
+    }
+
+    /// Recognises what has not changed.
+    fn directory(&self, path: &RelPath, found: &[Found]) -> Result<Vec<Seen>> {
+        let (looking, known) = self;
+        let files = known.files(path);
+        let mut files = files.iter().peekable();
+        let mut seen: Vec<Seen> = Vec::with_capacity(found.len());
+        for Found { name, meta } in found {
+            while files.next_if(|file| file.name < &name[..]).is_some() {}
+            let file = files.next_if(|file| file.name == &name[..]);
+            seen.push(match file.and_then(|file| recognise(file, meta).filter(|_| known.usable)) {
+                _ if meta.kind == MetaKind::Directory => Seen::Directory,
+                Some(entry) => Seen::Known(entry),
+                None => Seen::Unread(file.map(|file| file.entry.id)),
+            });
+        }
+        // A content that is remembered may have been collected since.
+        if let Some(batch) = looking.batch {
+            let ids = seen.iter().filter_map(|seen| match seen {
+                Seen::Known(entry) => Some(&entry.id),
+                Seen::Unread(_) | Seen::Directory => None,
+            });
+            let mut stored = batch.contains_each(ids)?.into_iter();
+            for seen in &mut seen {
+                if let Seen::Known(entry) = seen
+                    && !stored.next().unwrap_or(false)
+                {
+                    *seen = Seen::Unread(Some(entry.id));
+                }
+            }
+        }
+        Ok(seen)
+    }
+}
+
 impl Looking<'_> {
     pub(super) fn snapshot(&self) -> Result<Snapshot> {
-        let cache = self.read_cache().unwrap_or_default();
+        let cache = [self.cache, self.recent].map(|path| self.read(path).unwrap_or_default());
         let known = self.known(&cache);
-        let (found, mut skipped) = scan(self.workspace, self.options, |path| known.contains_key(path.as_bytes()))?;
-        let looked = self.look_at_all(&found, &known)?;
-        for (found, looked) in found.iter().zip(&looked) {
-            if let Looked::Skip(why) = looked {
-                skipped.push(Skipped { path: found.path.clone(), why: *why });
-            }
-        }
-        self.save_cache(&found, &looked, &known);
+        let (scanned, mut skipped) = scan(self.workspace, self.options, &(self, &known))?;
+        let mut fresh = Fresh::default();
+        let mut looked = self.look_at_all(scanned, &mut fresh, &mut skipped)?;
+        skipped.sort();
         let meta = self.workspace.meta(&RelPath::root()).map_err(|e| Error::io("stat", self.workspace.root(), e))?;
-        let mut rest = found.iter().zip(looked).peekable();
-        let children = self.children(&RelPath::root(), &mut rest)?;
-        let root = self.directory(meta, children)?;
-        Ok(Snapshot { root, skipped })
+        let root = self.directory(RelPath::root(), meta, &mut looked, &known, &mut fresh)?;
+        let snapshot = Snapshot { root, skipped };
+        self.save_cache(&snapshot, &known, &cache, fresh);
+        Ok(snapshot)
     }
 
-    /// Takes what is directly or indirectly in `dir` off the front of `rest`, where every directory comes before what it
-    /// holds.
-    fn children<'f>(
+    /// Makes the directory of what was found in it and below.
+    fn directory(
         &self,
-        dir: &RelPath,
-        rest: &mut std::iter::Peekable<impl Iterator<Item = (&'f Found, Looked)>>,
-    ) -> Result<Vec<(Vec<u8>, Node)>> {
-        let mut children = Vec::new();
-        while let Some((found, looked)) = rest.next_if(|(found, _)| found.path.is_within(dir)) {
-            let name = found.path.split().map(|(_, name)| name.to_owned()).unwrap_or_default();
-            if found.meta.kind == MetaKind::Directory {
-                let inside = self.children(&found.path, rest)?;
-                children.push((name, self.directory(found.meta, inside)?));
-            } else if let Looked::There(entry, meta, _) = looked {
-                children.push((name, Node { entry, meta, children: Vec::new() }));
-            }
+        path: RelPath,
+        meta: Meta,
+        looked: &mut LookedAt,
+        known: &Known<'_>,
+        fresh: &mut Fresh,
+    ) -> Result<Node> {
+        let held = looked.remove(&path).unwrap_or_default();
+        let mut children = Vec::with_capacity(held.len());
+        for (name, meta, found) in held {
+            let node = match found {
+                Looked::There(entry, meta) => Node { entry, meta, children: Vec::new() },
+                Looked::Directory => self.directory(path.join(&name), meta, looked, known, fresh)?,
+                Looked::Gone => continue,
+            };
+            children.push((name, node));
         }
-        Ok(children)
-    }
-
-    fn directory(&self, meta: Meta, children: Vec<(Vec<u8>, Node)>) -> Result<Node> {
-        let entry = put_tree(self.batch, meta.mode, children.iter().map(|(name, node)| (&name[..], &node.entry)))?;
+        let was = known.tree(&path);
+        let names = children.iter().map(|(name, node)| (&name[..], &node.entry));
+        let entry = put_tree(self.batch, was.map(|was| was.id), meta.mode, names)?;
+        if was != Some(entry) {
+            fresh.trees.insert(path, entry);
+        }
         Ok(Node { entry, meta, children })
     }
 
-    /// The state of each file; directories are left for later and count as gone.
-    fn look_at_all(&self, found: &[Found], known: &HashMap<&[u8], Known<'_>>) -> Result<Vec<Looked>> {
-        let mut looked = Vec::with_capacity(found.len());
-        let mut unknown = Vec::new();
-        for (at, found) in found.iter().enumerate() {
-            let entry = known.get(found.path.as_bytes()).and_then(|known| recognise(known, &found.meta));
-            match entry {
-                // A content that is remembered may have been collected since.
-                Some(entry) if self.batch.map_or(Ok(true), |batch| batch.contains(&entry.id))? => {
-                    looked.push(Looked::There(entry, found.meta, true));
-                }
-                _ => {
-                    if found.meta.kind != MetaKind::Directory {
-                        unknown.push(at);
+    /// The state of each name of each directory; what was not recognised is read.
+    fn look_at_all(
+        &self,
+        scanned: Vec<Scanned<Result<Vec<Seen>>>>,
+        fresh: &mut Fresh,
+        skipped: &mut Vec<Skipped>,
+    ) -> Result<LookedAt> {
+        let mut dirs = Vec::with_capacity(scanned.len());
+        // Of each its place among the directories and their names, its path, what it is and what it was.
+        let mut unread = Vec::new();
+        for Scanned { path, found, made } in scanned {
+            let mut names = Vec::with_capacity(found.len());
+            for (Found { name, meta }, seen) in found.into_iter().zip(made?) {
+                let looked = match seen {
+                    Seen::Known(entry) => Looked::There(entry, meta),
+                    Seen::Directory => Looked::Directory,
+                    Seen::Unread(like) => {
+                        let place = (dirs.len(), names.len());
+                        unread.push((place, path.join(&name), meta.kind, like));
+                        Looked::Gone
                     }
-                    looked.push(Looked::Gone);
+                };
+                names.push((name, meta, looked));
+            }
+            dirs.push((path, names));
+        }
+        for (at, read) in in_parallel(&unread, |(_, path, kind, like)| self.look_at(path, *kind, *like))? {
+            let Some(((dir, name), file, ..)) = unread.get(at) else { continue };
+            let Some((path, names)) = dirs.get_mut(*dir) else { continue };
+            let Some((name, _, looked)) = names.get_mut(*name) else { continue };
+            match read {
+                Read::There(entry, meta, settled) => {
+                    if settled {
+                        let files = fresh.files.entry(path.clone()).or_default();
+                        files.insert(name.clone(), (stat_of(&meta), entry));
+                    } else {
+                        fresh.unsettled.insert(file.clone());
+                    }
+                    *looked = Looked::There(entry, meta);
                 }
+                Read::Gone => {}
+                Read::Skip(why) => skipped.push(Skipped { path: file.clone(), why }),
             }
         }
-        for (at, state) in self.look_in_parallel(found, &unknown)? {
-            if let Some(place) = looked.get_mut(at) {
-                *place = state;
-            }
-        }
-        Ok(looked)
+        Ok(dirs.into_iter().collect())
     }
 
-    fn look_in_parallel(&self, found: &[Found], which: &[usize]) -> Result<Vec<(usize, Looked)>> {
-        const WORTH_A_THREAD: usize = 64;
-        let cores = thread::available_parallelism().map_or(1, usize::from);
-        let threads = cores.min(which.len() / WORTH_A_THREAD).max(1);
-        let next = AtomicUsize::new(0);
-        let work = || {
-            let mut done = Vec::new();
-            while let Some(&at) = which.get(next.fetch_add(1, Ordering::Relaxed)) {
-                if let Some(found) = found.get(at) {
-                    done.push((at, self.look_at(&found.path, found.meta.kind)?));
-                }
-            }
-            Ok(done)
-        };
-        if threads == 1 {
-            return work();
-        }
-        thread::scope(|scope| {
-            let running: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-            let mut all = Vec::with_capacity(which.len());
-            for thread in running {
-                all.extend(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
-            }
-            Ok(all)
-        })
-    }
-
-    fn look_at(&self, path: &RelPath, kind: MetaKind) -> Result<Looked> {
-        Ok(match read_state(self.workspace, self.batch, path, kind)? {
-            Ok((entry, meta, settled)) => Looked::There(entry, meta, settled && !self.is_racy(&meta)),
+    fn look_at(&self, path: &RelPath, kind: MetaKind, like: Option<ObjectId>) -> Result<Read> {
+        Ok(match read_state(self.workspace, self.batch, like, path, kind)? {
+            Ok((entry, meta, settled)) => Read::There(entry, meta, settled && !self.is_racy(&meta)),
             Err(error) => match error.kind() {
-                io::ErrorKind::NotFound => Looked::Gone,
-                io::ErrorKind::FileTooLarge => Looked::Skip(Why::TooLarge),
-                io::ErrorKind::InvalidInput => Looked::Skip(Why::Special),
-                _ => Looked::Skip(Why::Unreadable),
+                io::ErrorKind::NotFound => Read::Gone,
+                io::ErrorKind::FileTooLarge => Read::Skip(Why::TooLarge),
+                io::ErrorKind::InvalidInput => Read::Skip(Why::Special),
+                _ => Read::Skip(Why::Unreadable),
             },
         })
     }
@@ -181,65 +276,109 @@ impl Looking<'_> {
         nanos(self.now) <= nanos(meta.modified.max(meta.changed)) + grain
     }
 
-    fn read_cache(&self) -> io::Result<Vec<u8>> {
-        let file = self.disk.open(self.cache, How::Read)?;
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        let file = self.disk.open(path, How::Read)?;
         let mut bytes = vec![0; usize::try_from(file.len()?).unwrap_or(0)];
         file.read_at(&mut bytes, 0)?;
         Ok(bytes)
     }
 
-    /// What the stat cache says, by path. One that cannot be used costs reading the files.
-    fn known<'c>(&self, cache: &'c [u8]) -> HashMap<&'c [u8], Known<'c>> {
+    /// What the stat cache says. One that cannot be used costs reading the files.
+    fn known<'c>(&self, [whole, recent]: &'c [Vec<u8>; 2]) -> Known<'c> {
         let root = self.workspace.root().as_os_str().as_encoded_bytes();
-        let (boot, files) = stat::decode(cache, root).unwrap_or_default();
+        let (boot, whole) = stat::decode(whole, root).unwrap_or_default();
+        let recent = stat::decode(recent, root).filter(|recent| recent.0 == boot).unwrap_or_default().1;
         // A power cut may leave a file's new times beside its old bytes.
-        let is_of_now = boot != 0 && boot == self.workspace.boot();
-        files.into_iter().map(|file| (file.path, Known { usable: is_of_now, file })).collect()
+        Known { usable: boot != 0 && boot == self.workspace.boot(), whole, recent }
     }
 
     /// Writes what will be recognised next time. Not synced: the cache is derived and checksummed.
     ///
     /// Only by who stores contents: for others, having seen a file is no reason to lift the size limit.
-    fn save_cache(&self, found: &[Found], looked: &[Looked], known: &HashMap<&[u8], Known<'_>>) {
-        if self.batch.is_none() {
-            return;
-        }
-        let files: Vec<_> = (found.iter().zip(looked))
-            .filter_map(|(found, looked)| match looked {
-                Looked::There(entry, meta, true) => Some((found.path.as_bytes(), stat_of(meta), *entry)),
-                _ => None,
-            })
-            .collect();
-        // Reading a few files again next time is cheaper than writing all that is known. A new path is always written,
-        // since the size limit does not hold for a file that is known.
-        let is_new = |(path, ..): &(&[u8], Stat, Entry)| !known.contains_key(*path);
-        let same = |(path, stat, entry): &&(&[u8], Stat, Entry)| {
-            known.get(*path).is_some_and(|known| known.usable && known.file.stat == *stat && known.file.entry == *entry)
-        };
-        if !files.iter().any(is_new) && known.len() <= files.iter().filter(same).count() + WORTH_WRITING {
+    fn save_cache(&self, snapshot: &Snapshot, known: &Known<'_>, cache: &[Vec<u8>; 2], fresh: Fresh) {
+        if self.batch.is_none() || known.usable && fresh.files.is_empty() && fresh.trees.is_empty() {
             return;
         }
         let root = self.workspace.root().as_os_str().as_encoded_bytes();
-        let bytes =
-            stat::encode(root, self.workspace.boot(), files.iter().map(|(path, stat, entry)| (*path, stat, entry)));
-        let temp = self.cache.with_extension(format!("{}.tmp", self.temp));
-        let write = || -> io::Result<()> {
-            self.disk.open(&temp, How::CreateNew)?.write_at(&bytes, 0)?;
-            self.disk.rename(&temp, self.cache)
-        };
-        let _ = write();
+        let mut bytes = stat::Writer::new(root, self.workspace.boot());
+        let recent_len = if known.usable { RECENT_LEN.max(cache[0].len() / 8) } else { 0 };
+        if cache[1].len() + fresh.len() <= recent_len {
+            for (path, (tree, files)) in &fresh.after(&known.recent) {
+                bytes.directory(path, tree.as_ref());
+                files.iter().for_each(|(name, (stat, entry))| bytes.file(name, stat, entry));
+            }
+            let _ = self.replace(self.recent, &bytes.finish());
+        } else {
+            spell(&RelPath::root(), &snapshot.root, &fresh.unsettled, &mut bytes);
+            // In this order: what has changed lately is as true of an older whole, and of a newer one.
+            if self.replace(self.cache, &bytes.finish()).is_ok() {
+                let _ = self.disk.remove_file(self.recent);
+            }
+        }
+    }
+
+    /// Not by renaming over the old one, for which some file systems write the new one out at once.
+    fn replace(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let temp = path.with_extension(format!("{}.tmp", self.temp));
+        self.disk.open(&temp, How::CreateNew)?.write_at(bytes, 0)?;
+        let _ = self.disk.remove_file(path);
+        self.disk.rename(&temp, path)
     }
 }
 
-/// The state of a file or symbolic link, its content put where there is a batch; the inner error is the workspace's.
+/// A directory's tree and files as they go into the stat cache.
+type Row<'f> = (Option<Entry>, BTreeMap<&'f [u8], (Stat, Entry)>);
+
+impl Fresh {
+    /// About how many bytes it needs.
+    fn len(&self) -> usize {
+        const ABOUT: usize = 128;
+        (self.files.values().map(BTreeMap::len).sum::<usize>() + self.trees.len()) * ABOUT
+    }
+
+    /// Everything that has changed since the whole cache was written, if `recent` had until now.
+    fn after<'f>(&'f self, recent: &Groups<'f>) -> BTreeMap<&'f [u8], Row<'f>> {
+        let mut all: BTreeMap<&[u8], Row<'_>> = BTreeMap::new();
+        for (path, group) in recent {
+            let files = group.files().map(|file| (file.name, (file.stat, file.entry)));
+            all.insert(path, (group.tree, files.collect()));
+        }
+        for (path, files) in &self.files {
+            let files = files.iter().map(|(name, file)| (&name[..], *file));
+            all.entry(path.as_bytes()).or_default().1.extend(files);
+        }
+        for (path, tree) in &self.trees {
+            all.entry(path.as_bytes()).or_default().0 = Some(*tree);
+        }
+        all
+    }
+}
+
+/// Spells the stat cache of a directory and all below it.
+fn spell(path: &RelPath, node: &Node, unsettled: &HashSet<RelPath>, bytes: &mut stat::Writer) {
+    bytes.directory(path.as_bytes(), Some(&node.entry));
+    let is_dir = |node: &Node| node.entry.kind == EntryKind::Directory;
+    for (name, child) in node.children.iter().filter(|(_, child)| !is_dir(child)) {
+        if unsettled.is_empty() || !unsettled.contains(&path.join(name)) {
+            bytes.file(name, &stat_of(&child.meta), &child.entry);
+        }
+    }
+    for (name, child) in node.children.iter().filter(|(_, child)| is_dir(child)) {
+        spell(&path.join(name), child, unsettled, bytes);
+    }
+}
+
+/// The state of a file or symbolic link, its content put where there is a batch, as [`Batch::put_like`] puts what
+/// resembles `like`; the inner error is the workspace's.
 pub(super) fn read_state(
     workspace: &dyn Workspace,
     batch: Option<&Batch<'_>>,
+    like: Option<ObjectId>,
     path: &RelPath,
     kind: MetaKind,
 ) -> Result<io::Result<(Entry, Meta, bool)>> {
     let put = |bytes: &[u8]| match batch {
-        Some(batch) => batch.put(ObjectKind::Blob, bytes),
+        Some(batch) => batch.put_like(ObjectKind::Blob, bytes, like),
         None => Ok(ObjectId::of(ObjectKind::Blob, bytes)),
     };
     match kind {
@@ -262,15 +401,16 @@ pub(super) fn read_state(
     }
 }
 
-/// The directory with these names, its tree put where there is a batch.
+/// The directory with these names, its tree put where there is a batch, as [`Batch::put_like`] puts what resembles `like`.
 pub(super) fn put_tree<'n>(
     batch: Option<&Batch<'_>>,
+    like: Option<ObjectId>,
     mode: u16,
     names: impl Iterator<Item = (&'n [u8], &'n Entry)>,
 ) -> Result<Entry> {
     let bytes = tree::encode(names);
     let id = match batch {
-        Some(batch) => batch.put(ObjectKind::Tree, &bytes)?,
+        Some(batch) => batch.put_like(ObjectKind::Tree, &bytes, like)?,
         None => ObjectId::of(ObjectKind::Tree, &bytes),
     };
     Ok(Entry { kind: EntryKind::Directory, mode, size: bytes.len() as u64, id })
@@ -281,12 +421,12 @@ fn stat_of(meta: &Meta) -> Stat {
     Stat { modified: stamp(meta.modified), changed: stamp(meta.changed), inode: meta.inode, device: meta.device }
 }
 
-fn recognise(Known { usable, file }: &Known<'_>, meta: &Meta) -> Option<Entry> {
+fn recognise(file: &Cached<'_>, meta: &Meta) -> Option<Entry> {
     let (kind, mode) = match meta.kind {
         MetaKind::File => (EntryKind::File, meta.mode),
         MetaKind::Symlink => (EntryKind::Symlink, 0),
         MetaKind::Directory | MetaKind::Special => return None,
     };
     let entry = Entry { kind, mode, size: meta.size, id: file.entry.id };
-    (*usable && file.stat == stat_of(meta) && file.entry == entry).then_some(entry)
+    (file.stat == stat_of(meta) && file.entry == entry).then_some(entry)
 }

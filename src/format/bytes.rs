@@ -16,6 +16,11 @@ impl<'a> Fields<'a> {
         self.0.first().copied()
     }
 
+    /// All that has not been taken.
+    pub(crate) fn rest(&self) -> &'a [u8] {
+        self.0
+    }
+
     pub(crate) fn take(&mut self, len: usize) -> Option<&'a [u8]> {
         let (taken, rest) = self.0.split_at_checked(len)?;
         self.0 = rest;

@@ -1,7 +1,7 @@
 //! What transcripts say about files (FORMAT.md, section 4): payloads of `checkpoint` records, and the part of a head move
 //! that moves files.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
@@ -46,6 +46,9 @@ pub(crate) struct StateText {
     pub(crate) tree: Option<EntryText>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) paths: BTreeMap<PathText, Option<EntryText>>,
+    /// What could not be looked at, and what is below.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub(crate) unknown: BTreeSet<PathText>,
 }
 
 impl FilesMove {
@@ -59,7 +62,8 @@ impl StateText {
     /// Whether the tree is a directory, and every path leads to something below the workspace's root.
     pub(crate) fn is_fit(&self) -> bool {
         let below = |path: &PathText| path.0.split(|&c| c == b'/').all(name_is_fit);
-        self.tree.is_none_or(|tree| tree.0.kind == EntryKind::Directory) && self.paths.keys().all(below)
+        self.tree.is_none_or(|tree| tree.0.kind == EntryKind::Directory)
+            && self.paths.keys().chain(&self.unknown).all(below)
     }
 }
 
@@ -202,7 +206,7 @@ mod tests {
             id: Some(Uid::from_bytes([1; 16])),
             label: Some(Label::try_from("before the \"move\"".to_owned()).expect("legal")),
             workspace: PathText(b"/home/me".to_vec()),
-            state: StateText { tree: Some(tree), paths },
+            state: StateText { tree: Some(tree), paths, unknown: BTreeSet::from([PathText(b"u".to_vec())]) },
         }
     }
 
@@ -213,7 +217,7 @@ mod tests {
             concat!(
                 r#"{{"id":"01010101010101010101010101010101","label":"before the \"move\"","workspace":"/home/me","#,
                 r#""tree":{{"kind":"dir","mode":493,"size":99,"object":"{0}"}},"paths":{{"#,
-                r#""a/%2250%25%22 %ff":{{"kind":"file","mode":420,"size":12,"object":"{0}"}},"%c3%a4":null}}}}"#
+                r#""a/%2250%25%22 %ff":{{"kind":"file","mode":420,"size":12,"object":"{0}"}},"%c3%a4":null}},"unknown":["u"]}}"#
             ),
             object
         );
@@ -243,7 +247,11 @@ mod tests {
 
     #[test]
     fn a_path_that_leads_out_is_not_fit() {
-        let state = |path: &[u8]| StateText { paths: BTreeMap::from([(PathText(path.to_vec()), None)]), tree: None };
+        let state = |path: &[u8]| StateText {
+            paths: BTreeMap::from([(PathText(path.to_vec()), None)]),
+            tree: None,
+            ..StateText::default()
+        };
         assert!(state(b"a/b").is_fit());
         for bad in [b"".as_slice(), b"/a", b"../a", b"a/..", b"a//b", b"a/"] {
             assert!(!state(bad).is_fit(), "{bad:?}");

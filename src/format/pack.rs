@@ -5,6 +5,8 @@ use crate::ids::{ObjectId, ObjectKind, Uid};
 
 /// The most bytes that one object may have before compression.
 pub const MAX_OBJECT: u64 = 1 << 30;
+/// The most bytes that the base of a delta may have, which is in memory beside the object.
+pub(crate) const MAX_BASE: u64 = 1 << 22;
 
 pub(crate) const HEADER_LEN: usize = 32;
 pub(crate) const HEAD_LEN: usize = 72;
@@ -29,6 +31,8 @@ pub(crate) enum FrameKind {
 pub(crate) enum Coding {
     Plain,
     Zstd,
+    /// Against an earlier object of the same pack: [`split_delta`].
+    Delta,
 }
 
 /// The head of a frame; `stored_len` bytes follow it.
@@ -86,6 +90,7 @@ impl Head {
         out.push(match self.coding {
             Coding::Plain => 0,
             Coding::Zstd => 1,
+            Coding::Delta => 2,
         });
         out.extend_from_slice(&[0; 2]);
         out.extend_from_slice(&self.synced.to_le_bytes());
@@ -127,6 +132,7 @@ impl Head {
         let coding = match coding {
             0 => Coding::Plain,
             1 => Coding::Zstd,
+            2 => Coding::Delta,
             _ => return Err(Bad::Newer),
         };
         if zero != 0 {
@@ -148,11 +154,30 @@ impl Head {
             FrameKind::Object(_) if self.raw_len > MAX_OBJECT => Err("an object is longer than the limit"),
             FrameKind::Object(_) => match self.coding {
                 Coding::Plain if self.stored_len != self.raw_len => Err("an object's two lengths differ"),
-                Coding::Zstd if self.stored_len >= self.raw_len => Err("compression made an object no smaller"),
-                Coding::Plain | Coding::Zstd => Ok(()),
+                Coding::Zstd | Coding::Delta if self.stored_len >= self.raw_len => {
+                    Err("compression made an object no smaller")
+                }
+                Coding::Plain | Coding::Zstd | Coding::Delta => Ok(()),
             },
         }
     }
+}
+
+/// The stored bytes of a delta against the object whose frame begins at byte `base` of the same pack.
+pub(crate) fn join_delta(base: u64, zstd: &[u8]) -> Vec<u8> {
+    [&base.to_le_bytes(), zstd].concat()
+}
+
+/// Where the frame of the base begins of a delta whose own frame begins at `at`, and the zstd frame that needs it.
+///
+/// A base stands before what needs it, so that a promise of the one is a promise of the other.
+pub(crate) fn split_delta(stored: &[u8], at: u64) -> Result<(u64, &[u8]), Bad> {
+    let (base, zstd) = stored.split_first_chunk().ok_or(Bad::Corrupt("a delta names no base"))?;
+    let base = u64::from_le_bytes(*base);
+    if base < HEADER_LEN as u64 || at <= base {
+        return Err(Bad::Corrupt("a delta's base does not stand before it"));
+    }
+    Ok((base, zstd))
 }
 
 /// Covers the pack's uid and the place too, so that a frame is valid only where it was written.
@@ -274,8 +299,23 @@ pub(crate) fn index_entries(bytes: &[u8]) -> impl ExactSizeIterator<Item = Index
 /// Where the index `bytes` says that object `id` is. Only an index that [`index_is_whole`] tells the truth.
 pub(crate) fn index_find(bytes: &[u8], id: &ObjectId) -> Option<u64> {
     let (entries, _) = bytes.get(INDEX_HEADER_LEN..)?.as_chunks::<INDEX_ENTRY_LEN>();
-    let found = entries.binary_search_by(|entry| index_entry(entry).id.cmp(id)).ok()?;
-    entries.get(found).map(|entry| index_entry(entry).at)
+    let id = id.to_bytes();
+    let name = |at: usize| entries.get(at).and_then(|entry| entry.first_chunk::<32>());
+    // Names are hashes, so they are spread evenly: the search begins where this one would be, and widens from there.
+    let first = id.first_chunk().map_or(0, |first| u64::from_be_bytes(*first));
+    let guess = usize::try_from((u128::from(first) * entries.len() as u128) >> 64).unwrap_or_default();
+    let mut reach = 16;
+    let (low, high) = loop {
+        let (low, high) = (guess.saturating_sub(reach), guess.saturating_add(reach).min(entries.len()));
+        let is_below = low == 0 || name(low).is_some_and(|name| *name <= id);
+        if is_below && (high == entries.len() || name(high).is_some_and(|name| id < *name)) {
+            break (low, high);
+        }
+        reach = reach.saturating_mul(4);
+    };
+    let near = entries.get(low..high)?;
+    let found = near.binary_search_by(|entry| entry.get(..32).cmp(&Some(&id[..]))).ok()?;
+    near.get(found).map(|entry| index_entry(entry).at)
 }
 
 fn index_entry(bytes: &[u8; INDEX_ENTRY_LEN]) -> IndexEntry {
@@ -326,6 +366,7 @@ mod tests {
             Head { raw_len: MAX_OBJECT + 1, ..object },
             Head { stored_len: 90, ..object },
             Head { coding: Coding::Plain, ..object },
+            Head { coding: Coding::Delta, stored_len: 90, ..object },
             Head { kind: FrameKind::Mark, ..object },
             Head { id: object.id, ..Head::mark(100) },
         ] {
@@ -336,13 +377,22 @@ mod tests {
 
     #[test]
     fn unknown_kinds_and_codings_need_a_newer_version() {
-        for (at, value) in [(4, 4), (5, 2), (6, 1)] {
+        for (at, value) in [(4, 4), (5, 3), (6, 1)] {
             let mut bytes = head().encode(UID, 4096);
             bytes[at] = value;
             let crc = head_crc(UID, 4096, &bytes[..HEAD_LEN - 4]);
             bytes[HEAD_LEN - 4..].copy_from_slice(&crc.to_le_bytes());
             assert_eq!(Head::decode(&bytes, UID, 4096), Err(Bad::Newer));
         }
+    }
+
+    #[test]
+    fn the_base_of_a_delta_stands_before_it_in_the_pack() {
+        let stored = join_delta(40, b"zstd");
+        assert_eq!(split_delta(&stored, 41), Ok((40, &b"zstd"[..])));
+        assert!(split_delta(&stored, 40).is_err() && split_delta(&stored, 39).is_err(), "itself, or later");
+        assert!(split_delta(&join_delta(31, b"zstd"), 100).is_err(), "in the header");
+        assert!((0..8).all(|len| split_delta(&stored[..len], 100).is_err()), "cut");
     }
 
     #[test]
@@ -381,6 +431,26 @@ mod tests {
             bad[bit / 8] ^= 1 << (bit % 8);
             assert!(!index_is_whole(&bad), "bit {bit}");
             let _ = index_find(&bad, &entries[0].id);
+        }
+    }
+
+    #[test]
+    fn an_index_finds_names_however_they_are_spread() {
+        let even = (0..3_000_u32).map(|n| ObjectId::of(ObjectKind::Blob, &n.to_le_bytes()));
+        let crowded = (0..3_000_u32).map(|n| {
+            let mut name = [0xff; 32];
+            name[28..].copy_from_slice(&(2 * n).to_be_bytes());
+            ObjectId::from_bytes(name)
+        });
+        for names in [even.collect::<Vec<_>>(), crowded.collect()] {
+            let mut entries: Vec<IndexEntry> = names.iter().zip(0..).map(|(&id, at)| IndexEntry { id, at }).collect();
+            entries.sort();
+            let bytes = encode_index(UID, 10_000, 9_000, &entries);
+            assert!(entries.iter().all(|entry| index_find(&bytes, &entry.id) == Some(entry.at)));
+            let mut between = names[0].to_bytes();
+            between[31] ^= 1;
+            let ends = [[0; 32], [0xff; 32], between];
+            assert!(ends.iter().all(|id| index_find(&bytes, &ObjectId::from_bytes(*id)).is_none()));
         }
     }
 

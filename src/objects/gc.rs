@@ -4,7 +4,7 @@
 //! every batch that had begun before is over, no new reference to it can arise. What is live in it is copied to another
 //! pack and synced, and only then does it go. A gc that is killed leaves condemned packs, which the next one finishes.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use super::pack::{Pack, index_path};
@@ -201,14 +201,26 @@ impl ObjectStore {
         let (mut moved, mut bytes) = (0, 0);
         for Candidate { pack, .. } in candidates {
             let file = super::pack::open(&*self.disk, &pack.path)?;
-            for entry in pack.entries().iter().filter(|entry| live.contains(&entry.id)) {
+            // In the order of the pack, so that bases come before what was stored against them.
+            let mut entries = pack.entries();
+            entries.retain(|entry| live.contains(&entry.id));
+            entries.sort_unstable_by_key(|entry| entry.at);
+            // For each base the first object that resembles it and was copied: the base itself may be dead.
+            let mut copied = HashMap::new();
+            for entry in &entries {
+                let base = super::pack::read_base(&*file, &pack.path, pack.uid, entry.at).ok().flatten();
+                let base = base.map(|(_, base_at)| base_at);
+                let like = base.and_then(|base_at| copied.get(&base_at).copied());
+                if let Some(base_at) = base {
+                    copied.entry(base_at).or_insert(entry.id);
+                }
                 if batch.contains(&entry.id)? {
                     continue;
                 }
                 let head = super::pack::read_head(&*file, &pack.path, pack.uid, entry.at)?;
                 let FrameKind::Object(kind) = head.kind else { continue };
                 match self.get(kind, entry.id, MAX_OBJECT) {
-                    Ok(content) => drop(batch.put(kind, &content)?),
+                    Ok(content) => drop(batch.put_like(kind, &content, like)?),
                     // A torn copy after the promise: whoever put it never heard that it is stored.
                     Err(_) if pack.scanned().synced <= entry.at => continue,
                     Err(error) => return Err(error),

@@ -6,6 +6,7 @@
 //!
 //! It is not a cache: nothing is ever dropped but by [`ObjectStore::gc`].
 
+mod delta;
 mod gc;
 mod pack;
 mod tree;
@@ -29,7 +30,7 @@ use self::pack::Pack;
 use self::writer::{Encoded, SEALED_LEN, Writer};
 use crate::disk::{Disk, File, How, LockMode};
 use crate::error::{Error, Named, Result};
-use crate::format::pack::Coding;
+use crate::format::pack::{Coding, MAX_BASE, join_delta};
 use crate::ids::{ObjectId, ObjectKind, Uid};
 
 /// A first checkpoint compresses a whole workspace while its user waits, so the quickest ordinary level.
@@ -37,6 +38,9 @@ const ZSTD_LEVEL: i32 = 1;
 
 /// Objects shorter than this are stored as they are: the frame's head is longer than what could be saved.
 const COMPRESS_FROM: usize = 64;
+
+/// Objects that need fewer bytes than this are not stored as deltas: too little could be saved.
+const DELTA_FROM: usize = 128;
 
 /// How long a writer waits for gc to pass its two short exclusive phases, and gc for writers to end theirs.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -356,6 +360,9 @@ impl ObjectStore {
 impl Batch<'_> {
     /// Puts an object and returns its id; one that is stored already is not stored again.
     ///
+    /// Whether the stored one can still be read is not looked at, which would cost as much as storing it: [`ObjectStore::verify`]
+    /// tells, and once the damaged pack has been moved away, what is put again is stored again.
+    ///
     /// Hashing and compressing happen before any lock is taken, so that threads can share a batch. Survives nothing until
     /// [`Batch::sync`].
     ///
@@ -364,6 +371,16 @@ impl Batch<'_> {
     /// - [`Error::TooLarge`]: longer than [`MAX_OBJECT`]. Nothing was written.
     /// - [`Error::Full`], [`Error::Io`], [`Error::Poisoned`]: the batch is lost; begin another and put all again.
     pub fn put(&self, kind: ObjectKind, bytes: &[u8]) -> Result<ObjectId> {
+        self.put_like(kind, bytes, None)
+    }
+
+    /// [`Batch::put`] of an object that probably resembles `like`, an older version of the same file or directory, say:
+    /// where that saves much, only what differs is stored.
+    ///
+    /// # Errors
+    ///
+    /// As [`Batch::put`]. That `like` is not there, or cannot be read, is none.
+    pub fn put_like(&self, kind: ObjectKind, bytes: &[u8], like: Option<ObjectId>) -> Result<ObjectId> {
         let id = ObjectId::of(kind, bytes);
         if MAX_OBJECT < bytes.len() as u64 {
             return Err(Error::TooLarge { len: bytes.len() as u64, max: MAX_OBJECT });
@@ -371,8 +388,18 @@ impl Batch<'_> {
         if self.contains(&id)? {
             return Ok(id);
         }
-        let encoded = self.store.encode(kind, id, bytes);
+        let mut encoded = self.store.encode(kind, id, bytes);
+        let base = match like.filter(|_| DELTA_FROM <= encoded.stored.len()) {
+            Some(like) => self.base_like(kind, like)?,
+            None => None,
+        };
+        let delta = base.and_then(|(pack, at, base)| Some((pack, encode_delta(&encoded, at, &base, bytes)?)));
         let mut state = self.live_state()?;
+        if let Some((pack, delta)) = delta
+            && state.writer.as_ref().is_some_and(|writer| writer.uid == pack && writer.len() < SEALED_LEN)
+        {
+            encoded = delta;
+        }
         if state.writer.as_ref().is_some_and(|writer| writer.has(&id)) {
             return Ok(id);
         }
@@ -381,6 +408,19 @@ impl Batch<'_> {
             self.store.give_up(&mut state);
         }
         appended.map(|()| id)
+    }
+
+    /// What to store an object against that resembles `like`, with its pack and the place of its frame.
+    fn base_like(&self, kind: ObjectKind, like: ObjectId) -> Result<Option<(Uid, u64, Vec<u8>)>> {
+        let mut state = self.live_state()?;
+        let found = self.store.writer(&mut state).and_then(|writer| Ok((writer.uid, writer.base_like(kind, like)?)));
+        match found {
+            Ok((pack, base)) => Ok(base.map(|(at, base)| (pack, at, base))),
+            Err(error) => {
+                self.store.give_up(&mut state);
+                Err(error)
+            }
+        }
     }
 
     /// Whether the object is stored and will be on stable storage after [`Batch::sync`].
@@ -393,6 +433,12 @@ impl Batch<'_> {
     pub fn contains(&self, id: &ObjectId) -> Result<bool> {
         let state = self.live_state()?;
         Ok(ObjectStore::is_stored(&state, id))
+    }
+
+    /// [`Batch::contains`] of each of `ids`, in their order.
+    pub(crate) fn contains_each<'i>(&self, ids: impl Iterator<Item = &'i ObjectId>) -> Result<Vec<bool>> {
+        let state = self.live_state()?;
+        Ok(ids.map(|id| ObjectStore::is_stored(&state, id)).collect())
     }
 
     /// Returns once everything that this batch has put or found is on stable storage: one sync for all of it, and two of
@@ -418,6 +464,16 @@ impl Batch<'_> {
         let state = self.store.state();
         if state.epoch == self.epoch { Ok(state) } else { Err(Error::Poisoned { path: self.store.dir.clone() }) }
     }
+}
+
+/// The same object as a delta, if that is much smaller: reading it reads its base as well.
+fn encode_delta(whole: &Encoded, base_at: u64, base: &[u8], bytes: &[u8]) -> Option<Encoded> {
+    if MAX_BASE < whole.raw_len {
+        return None;
+    }
+    let stored = join_delta(base_at, &delta::zip(base, bytes).ok()?);
+    let Encoded { kind, id, raw_len, .. } = *whole;
+    (stored.len() <= whole.stored.len() / 2).then_some(Encoded { kind, id, raw_len, coding: Coding::Delta, stored })
 }
 
 impl Drop for ObjectStore {

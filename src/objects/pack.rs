@@ -5,9 +5,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::delta;
 use crate::disk::{Disk, File, How, Mapped};
 use crate::error::{Error, Result};
-use crate::format::pack::{self, Bad, Coding, FrameKind, HEAD_LEN, HEADER_LEN, Head, IndexEntry};
+use crate::format::pack::{self, Bad, Coding, FrameKind, HEAD_LEN, HEADER_LEN, Head, IndexEntry, MAX_BASE};
 use crate::ids::{ObjectId, ObjectKind, Uid};
 
 /// A pack as far as it has been looked at. Somebody else may be appending to it.
@@ -242,6 +243,16 @@ pub(super) fn read_object(
     if head.raw_len > max_len {
         return Err(corrupt("the object is longer than who refers to it says"));
     }
+    let raw = read_raw(file, path, uid, at, &head)?;
+    if ObjectId::of(kind, &raw) != id {
+        return Err(corrupt("an object's content does not have the hash that names it"));
+    }
+    Ok(raw)
+}
+
+/// What the frame at `at` holds, every check passed but that of the name.
+fn read_raw(file: &dyn File, path: &Path, uid: Uid, at: u64, head: &Head) -> Result<Vec<u8>> {
+    let corrupt = |why| Error::corrupt(path, at, why);
     let len = file.len().map_err(|e| Error::io("stat", path, e))?;
     if at.checked_add(head.frame_len()).is_none_or(|end| end > len) {
         return Err(corrupt("the pack ends within a frame"));
@@ -253,16 +264,46 @@ pub(super) fn read_object(
         return Err(corrupt("an object's stored bytes fail their checksum"));
     }
     let raw_len = usize::try_from(head.raw_len).map_err(too_long)?;
-    let raw = match head.coding {
-        Coding::Plain => stored,
-        Coding::Zstd => {
-            zstd::bulk::decompress(&stored, raw_len).map_err(|_| corrupt("an object cannot be decompressed"))?
+    let unzipped = match head.coding {
+        Coding::Plain => Ok(stored),
+        Coding::Zstd => zstd::bulk::decompress(&stored, raw_len),
+        Coding::Delta => {
+            let (base_at, delta) = split(&stored, path, at)?;
+            let base_head = base_head(file, path, uid, base_at, head.kind)?;
+            let base = read_raw(file, path, uid, base_at, &base_head)?;
+            delta::unzip(&base, delta, raw_len)
         }
     };
-    if raw.len() != raw_len || ObjectId::of(kind, &raw) != id {
-        return Err(corrupt("an object's content does not have the hash that names it"));
+    let raw = unzipped.map_err(|_| corrupt("an object cannot be decompressed"))?;
+    if raw.len() == raw_len { Ok(raw) } else { Err(corrupt("an object has another length than its frame says")) }
+}
+
+fn split<'s>(stored: &'s [u8], path: &Path, at: u64) -> Result<(u64, &'s [u8])> {
+    pack::split_delta(stored, at).map_err(|bad| match bad {
+        Bad::Corrupt(why) => Error::corrupt(path, at, why),
+        Bad::Torn | Bad::Newer => Error::corrupt(path, at, "a delta cannot be read"),
+    })
+}
+
+/// The head of the base at `at`; a base is whole, so that no chain of deltas arises.
+fn base_head(file: &dyn File, path: &Path, uid: Uid, at: u64, kind: FrameKind) -> Result<Head> {
+    let head = read_head(file, path, uid, at)?;
+    if head.kind != kind || head.coding == Coding::Delta || MAX_BASE < head.raw_len {
+        return Err(Error::corrupt(path, at, "a delta's base is not a whole object of its kind"));
     }
-    Ok(raw)
+    Ok(head)
+}
+
+/// The base of the delta at `at`, or the object there when it is none; with its place. `None` when it is too long for one.
+pub(super) fn read_base(file: &dyn File, path: &Path, uid: Uid, at: u64) -> Result<Option<(Head, u64)>> {
+    let head = read_head(file, path, uid, at)?;
+    if head.coding != Coding::Delta {
+        return Ok(Some((head, at)).filter(|(head, _)| head.raw_len <= MAX_BASE));
+    }
+    let mut stored = [0; 8];
+    let got = file.read_at(&mut stored, at + HEAD_LEN as u64).map_err(|e| Error::io("read", path, e))?;
+    let (base_at, _) = split(stored.get(..got).unwrap_or_default(), path, at)?;
+    Ok(Some((base_head(file, path, uid, base_at, head.kind)?, base_at)))
 }
 
 /// Writes the index of the pack at `path`.
@@ -271,4 +312,120 @@ pub(super) fn read_object(
 pub(super) fn write_index(disk: &dyn Disk, path: &Path, temp: &Path, bytes: &[u8]) -> io::Result<()> {
     disk.open(temp, How::CreateNew)?.write_at(bytes, 0)?;
     disk.rename(temp, &index_path(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::disk::OsDisk;
+    use crate::objects::{MAX_OBJECT, ObjectStore};
+
+    const UID: Uid = Uid::from_bytes([7; 16]);
+
+    /// A frame to forge: everything in it passes its checksums.
+    struct Frame {
+        kind: ObjectKind,
+        coding: Coding,
+        raw: Vec<u8>,
+        stored: Vec<u8>,
+    }
+
+    fn whole(kind: ObjectKind, raw: &[u8]) -> Frame {
+        Frame { kind, coding: Coding::Plain, raw: raw.to_vec(), stored: raw.to_vec() }
+    }
+
+    fn against(base: &[u8], base_at: u64, raw: &[u8]) -> Frame {
+        let stored = pack::join_delta(base_at, &delta::zip(base, raw).expect("zipped"));
+        Frame { kind: ObjectKind::Blob, coding: Coding::Delta, raw: raw.to_vec(), stored }
+    }
+
+    /// A pack of these frames in a directory of its own, and where each frame is.
+    fn forge(dir: &Path, frames: &[Frame]) -> (PathBuf, Vec<u64>) {
+        let mut bytes = pack::encode_header(UID).to_vec();
+        let mut places = Vec::new();
+        for frame in frames {
+            let head = Head {
+                kind: FrameKind::Object(frame.kind),
+                coding: frame.coding,
+                synced: 0,
+                stored_len: frame.stored.len() as u64,
+                raw_len: frame.raw.len() as u64,
+                id: ObjectId::of(frame.kind, &frame.raw),
+                body_crc: crc32fast::hash(&frame.stored),
+            };
+            places.push(bytes.len() as u64);
+            bytes.extend_from_slice(&head.encode(UID, bytes.len() as u64));
+            bytes.extend_from_slice(&frame.stored);
+        }
+        let end = bytes.len() as u64;
+        bytes.extend_from_slice(&Head::mark(end).encode(UID, end));
+        let path = dir.join(format!("{UID}.pack"));
+        std::fs::write(&path, bytes).expect("written");
+        (path, places)
+    }
+
+    fn lines(changed: u32) -> Vec<u8> {
+        (0..40_u32).flat_map(|n| format!("line {n} {}\n", if n == changed { 1 } else { 0 }).into_bytes()).collect()
+    }
+
+    #[test]
+    fn a_delta_reads_as_what_was_put_and_a_forged_one_is_refused() {
+        const FIRST: u64 = HEADER_LEN as u64;
+        let (base, one, two) = (lines(99), lines(7), lines(30));
+        let second = FIRST + HEAD_LEN as u64 + base.len() as u64;
+        let longer = [&one[..], b"more"].concat();
+        let lies = |raw: &[u8]| Frame { raw: raw.to_vec(), ..against(&base, FIRST, &one) };
+        let huge = vec![b'x'; usize::try_from(MAX_BASE).expect("small") + 1];
+        let cases: Vec<(&str, Vec<Frame>, bool)> = vec![
+            ("sound", vec![whole(ObjectKind::Blob, &base), against(&base, FIRST, &one)], true),
+            (
+                "its base is a delta",
+                vec![whole(ObjectKind::Blob, &base), against(&base, FIRST, &two), against(&two, second, &one)],
+                false,
+            ),
+            ("its base is itself", vec![whole(ObjectKind::Blob, &base), against(&base, second, &one)], false),
+            ("its base is no frame", vec![whole(ObjectKind::Blob, &base), against(&base, FIRST + 1, &one)], false),
+            ("its base is the header", vec![whole(ObjectKind::Blob, &base), against(&base, 0, &one)], false),
+            ("its base is a tree", vec![whole(ObjectKind::Tree, &base), against(&base, FIRST, &one)], false),
+            ("another base", vec![whole(ObjectKind::Blob, &two), against(&base, FIRST, &one)], false),
+            ("longer than it is", vec![whole(ObjectKind::Blob, &base), lies(&longer)], false),
+            ("shorter than it is", vec![whole(ObjectKind::Blob, &base), lies(&one[..300])], false),
+            ("a base too long", vec![whole(ObjectKind::Blob, &huge), against(&huge, FIRST, &huge[1..])], false),
+        ];
+        for (what, frames, sound) in cases {
+            let dir = tempfile::tempdir().expect("a place");
+            let (_, places) = forge(dir.path(), &frames);
+            let store = ObjectStore::open(Arc::new(OsDisk), dir.path(), Arc::new(|| UID));
+            let last = frames.last().expect("one");
+            let name = ObjectId::of(last.kind, &last.raw);
+            match store.get(last.kind, name, MAX_OBJECT) {
+                Ok(found) => assert!(sound && found == last.raw, "{what}"),
+                Err(Error::Corrupt { .. }) => assert!(!sound, "{what}"),
+                Err(error) => panic!("{what}: {error}"),
+            }
+            let damaged = store.verify().expect("readable");
+            assert_eq!(damaged.is_empty(), sound, "{what}");
+            let told =
+                |error: &Error| matches!(error, Error::Corrupt { at, .. } if at.get() <= places[places.len() - 1]);
+            assert!(damaged.iter().all(told), "{what}: {damaged:?}");
+        }
+    }
+
+    #[test]
+    fn damage_to_a_base_is_told_with_its_place() {
+        let dir = tempfile::tempdir().expect("a place");
+        let (base, one) = (lines(99), lines(7));
+        let frames = [whole(ObjectKind::Blob, &base), against(&base, HEADER_LEN as u64, &one)];
+        let (path, places) = forge(dir.path(), &frames);
+        let mut bytes = std::fs::read(&path).expect("readable");
+        bytes[HEADER_LEN + HEAD_LEN + 5] ^= 1;
+        std::fs::write(&path, bytes).expect("written");
+        let store = ObjectStore::open(Arc::new(OsDisk), dir.path(), Arc::new(|| UID));
+        match store.get(ObjectKind::Blob, ObjectId::of(ObjectKind::Blob, &one), MAX_OBJECT) {
+            Err(Error::Corrupt { path: told, at, .. }) => assert_eq!((told, at.get()), (path, places[0])),
+            other => panic!("{other:?}"),
+        }
+    }
 }

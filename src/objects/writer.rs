@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::pack::{self as reading, Pack};
 use crate::disk::{Disk, File, How, LockMode};
 use crate::error::{Error, Result};
-use crate::format::pack::{self, Coding, FrameKind, HEADER_LEN, Head, IndexEntry};
+use crate::format::pack::{self, Coding, FrameKind, HEADER_LEN, Head, IndexEntry, MAX_BASE};
 use crate::ids::{ObjectId, ObjectKind, Uid};
 
 /// A pack at least this long gets no more frames.
@@ -180,6 +180,24 @@ impl Writer {
             self.flush()?;
         }
         reading::read_object(&*self.file, &self.path, self.uid, at, (kind, id), max_len).map(Some)
+    }
+
+    /// An object of this pack that one can be stored against which resembles `like`: that itself, or what it is stored
+    /// against. With the place of its frame.
+    pub(super) fn base_like(&mut self, kind: ObjectKind, like: ObjectId) -> Result<Option<(u64, Vec<u8>)>> {
+        let Some(at) = self.find(&like) else { return Ok(None) };
+        if self.written <= at {
+            self.flush()?;
+        }
+        let read = reading::read_base(&*self.file, &self.path, self.uid, at).and_then(|found| match found {
+            Some((head, at)) => {
+                let name = (kind, head.id);
+                reading::read_object(&*self.file, &self.path, self.uid, at, name, MAX_BASE).map(|raw| Some((at, raw)))
+            }
+            None => Ok(None),
+        });
+        // Nothing new shall depend on what cannot be read.
+        Ok(read.unwrap_or(None))
     }
 
     /// Puts the pack down in order. What was not synced is cut off, so that the next process can go on with the pack.

@@ -215,8 +215,7 @@ impl SessionFiles<'_> {
         let batch = self.objects().begin()?;
         self.inherit(&batch)?;
         let captured = self.files.capture(&batch)?;
-        let state = State { tree: Some(captured.tree), paths: BTreeMap::new() };
-        let (id, position) = self.record(&batch, label, &state)?;
+        let (id, position) = self.record(&batch, label, &captured.state())?;
         Ok(Taken { id, position, skipped: captured.skipped })
     }
 
@@ -482,11 +481,11 @@ impl SessionFiles<'_> {
     /// What the files were at a place without a checkpoint, as far as that is known; `None` when nothing is.
     fn pieced_target(&self, history: &History, view: &View, place: &Position) -> Result<Option<State>> {
         let (later, earlier): (Vec<_>, Vec<_>) = history.lines.iter().partition(|line| history.is_after(line, place));
-        let mut target = State { tree: None, paths: oldest(later.into_iter())? };
+        let mut target = State { paths: oldest(later.into_iter())?, ..State::default() };
         let is_whole = |line: &&&FilesLine| line.record.seen().tree.is_some() && is_in_view(view, line);
         let whole = earlier.iter().rposition(|line| is_whole(&line));
         if let Some((whole, line)) = whole.and_then(|at| Some((at, earlier.get(at)?))) {
-            target.tree = line.record.seen().tree.map(|tree| tree.0);
+            State { tree: target.tree, unknown: target.unknown, .. } = state(line.record.seen())?;
             // What was tracked between the two and not since is as it was, as far as this session knows.
             for line in earlier.iter().skip(whole + 1) {
                 for path in line.record.seen().paths.keys() {
@@ -839,13 +838,19 @@ fn text(state: &State) -> StateText {
         paths: (state.paths.iter())
             .map(|(path, entry)| (PathText(path.as_bytes().to_owned()), entry.map(EntryText)))
             .collect(),
+        unknown: state.unknown.iter().map(|path| PathText(path.as_bytes().to_owned())).collect(),
     }
 }
 
 fn state(text: &StateText) -> Result<State> {
     let paths =
         text.paths.iter().map(|(path, entry)| Ok((RelPath::new(path.0.as_slice())?, entry.map(|entry| entry.0))));
-    Ok(State { tree: text.tree.map(|tree| tree.0), paths: paths.collect::<Result<_>>()? })
+    let unknown = text.unknown.iter().map(|path| RelPath::new(path.0.as_slice()));
+    Ok(State {
+        tree: text.tree.map(|tree| tree.0),
+        paths: paths.collect::<Result<_>>()?,
+        unknown: unknown.collect::<Result<_>>()?,
+    })
 }
 
 impl FilesRecord {

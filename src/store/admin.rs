@@ -160,7 +160,8 @@ impl Store {
     /// # Errors
     ///
     /// [`Error::Locked`] when forks are being made all the time; [`Error::Corrupt`] and [`Error::Newer`] when a session's first line
-    /// cannot be read, since nobody knows then what it needs: nothing was freed; [`Error::Io`].
+    /// cannot be read, since nobody knows then what it needs: nothing was freed. The same when another line of a transcript or copy is
+    /// damaged, or a tree that a checkpoint needs: by then deleted sessions were freed, and no object was. [`Error::Io`].
     pub fn gc(&self, dry_run: bool) -> Result<Collected> {
         let guard = self.guard(LockMode::Exclusive)?;
         // Listed first: of a session that is deleted from here on, nobody knows what is needed.

@@ -4,6 +4,7 @@ mod admin;
 mod create;
 mod listing;
 mod options;
+mod reach;
 mod tick;
 mod verify;
 

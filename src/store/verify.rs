@@ -11,18 +11,19 @@ use serde::{Serialize, Serializer};
 use super::Store;
 use super::admin::transcripts;
 use super::listing::list_dir;
+use super::reach::Reached;
 use crate::disk::How;
 use crate::error::{Error, Kind, Result};
 use crate::format::control::{self, Gap, Repair};
 use crate::format::line::{self, Link, Whole, kind};
 use crate::ids::{Offset, SessionKey};
 use crate::log::ends::{self, Seen};
+use crate::log::files::FilesRecord;
 use crate::log::large;
 use crate::log::lineage::Lineage;
 use crate::log::recover::quarantine;
 use crate::log::state::{Walk, Walked};
 use crate::log::transcript::Transcript;
-use crate::objects::ObjectStore;
 use crate::session::{OpenOptions, PATIENCE, Presence, Session, WriteLock};
 use crate::workspace::{path_as_text, path_text};
 
@@ -68,10 +69,17 @@ pub struct Checked {
 }
 
 impl Checked {
-    /// Takes note of a good line, and looks for its payload where that is an object.
-    fn line(&mut self, objects: &ObjectStore, source: &Transcript, start: u64, whole: &Whole<'_>) -> Result<()> {
+    /// Takes note of a good line, and looks for its payload where that is an object, and for the files that it refers to.
+    fn line(&mut self, reached: &Reached<'_>, source: &Transcript, start: u64, whole: &Whole<'_>) -> Result<()> {
+        for entry in FilesRecord::of(whole).iter().flat_map(FilesRecord::entries) {
+            if let Some(why) = reached.check(&entry)? {
+                let why = format!("files that it refers to are lost: {why}");
+                self.damage.push(Damage { from: start, to: whole.link.end, why, repairable: false });
+                break;
+            }
+        }
         if whole.kind == kind::LARGE
-            && let Err(error) = large::payload(objects, source, start, whole)
+            && let Err(error) = large::payload(reached.objects, source, start, whole)
         {
             let Error::Corrupt { why, .. } = error else { return Err(error) };
             let (to, why) = (whole.link.end, why.to_owned());
@@ -167,14 +175,15 @@ impl Store {
                 paths.extend(graves.keys().cloned());
             }
         }
+        let reached = Reached::new(self.objects());
         let total = paths.iter().map(|path| disk.stat(path).map_or(0, |stat| stat.len)).sum();
         let (next, done) = (AtomicUsize::new(0), AtomicU64::new(0));
         let report = Mutex::new((Report::default(), None));
         let work = || {
             while let Some(path) = paths.get(next.fetch_add(1, Ordering::Relaxed)) {
                 let checked = match graves.get(path) {
-                    Some(most) => self.check_grave(path, *most),
-                    None => self.check(path),
+                    Some(most) => self.check_grave(path, *most, &reached),
+                    None => self.check(path, &reached),
                 };
                 let mut report = report.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                 match checked {
@@ -206,7 +215,7 @@ impl Store {
     }
 
     /// Checks one transcript; `None` when it is gone.
-    fn check(&self, path: &std::path::Path) -> Result<Option<(Checked, u64)>> {
+    fn check(&self, path: &std::path::Path, reached: &Reached<'_>) -> Result<Option<(Checked, u64)>> {
         let disk = &**self.disk();
         let mut checked = Checked {
             path: path.to_owned(),
@@ -229,7 +238,7 @@ impl Store {
         let header = transcript.header.clone();
         checked.session = Some(SessionKey { project: header.project, session: header.session });
         let len = transcript.file.len().map_err(|error| transcript.io(error))?;
-        let (gaps, end, padding) = damaged(self.objects(), &transcript, &mut checked)?;
+        let (gaps, end, padding) = damaged(reached, &transcript, &mut checked)?;
         for (gap, reason) in &gaps {
             let (from, to) = (gap.from.get(), gap.to.get());
             checked.damage.push(Damage { from, to, why: reason.clone(), repairable: true });
@@ -264,7 +273,7 @@ impl Store {
     }
 
     /// Checks the first `most` bytes of a transcript that was deleted; what a fork does not need may be gone, or cut within a batch.
-    fn check_grave(&self, path: &std::path::Path, most: u64) -> Result<Option<(Checked, u64)>> {
+    fn check_grave(&self, path: &std::path::Path, most: u64, reached: &Reached<'_>) -> Result<Option<(Checked, u64)>> {
         let Some(transcript) = Transcript::open(&**self.disk(), path, How::Read)? else { return Ok(None) };
         let header = &transcript.header;
         let session = SessionKey { project: header.project.clone(), session: header.session.clone() };
@@ -279,7 +288,7 @@ impl Store {
         let mut walk = Walk::new(transcript.clone(), transcript.first, most);
         loop {
             match walk.next() {
-                Ok(Walked::Line(start, whole)) => checked.line(self.objects(), &transcript, start, &whole)?,
+                Ok(Walked::Line(start, whole)) => checked.line(reached, &transcript, start, &whole)?,
                 Ok(Walked::Gap(_)) => checked.repaired += 1,
                 Ok(Walked::End) => return Ok(Some((checked, most))),
                 Err(Error::Corrupt { at, why, .. }) => {
@@ -352,7 +361,7 @@ impl Store {
             crash_remains: 0,
             repaired: 0,
         };
-        let (gaps, end, padding) = damaged(self.objects(), transcript, &mut checked)?;
+        let (gaps, end, padding) = damaged(&Reached::new(self.objects()), transcript, &mut checked)?;
         if let (Some((last, _)), false) = (gaps.last(), gaps.is_empty()) {
             // The line goes behind the last good one; what a crash left after that goes to quarantine.
             let end = end.max(last.to.get());
@@ -404,14 +413,14 @@ type Damaged = Vec<(Gap, String)>;
 /// follows.
 ///
 /// Records whose payload is lost are damage that no gap can mend, and are noted in `checked`.
-fn damaged(objects: &ObjectStore, transcript: &Transcript, checked: &mut Checked) -> Result<(Damaged, u64, bool)> {
+fn damaged(reached: &Reached<'_>, transcript: &Transcript, checked: &mut Checked) -> Result<(Damaged, u64, bool)> {
     let file = &transcript.file;
     let mut gaps: Damaged = Vec::new();
     let mut from = transcript.first;
     loop {
         let found = ends::find(file, &transcript.path, from, |seen| {
             match seen {
-                Seen::Line(start, whole) => checked.line(objects, transcript, start, whole)?,
+                Seen::Line(start, whole) => checked.line(reached, transcript, start, whole)?,
                 Seen::Gap(_) => checked.repaired += 1,
             }
             Ok(())

@@ -17,7 +17,7 @@ use std::path::Path;
 pub use os::OsWorkspace;
 pub use path::RelPath;
 pub(crate) use path::{path_as_text, path_text};
-pub(crate) use scan::{Found, scan};
+pub(crate) use scan::{Found, Scanned, Visit, scan};
 pub use scan::{IGNORE_FILE, STAGE_PREFIX, ScanOptions, Skipped, Why};
 
 /// A directory tree of the user's, seen from its root. Every path is below the root; none leads through a symbolic link.

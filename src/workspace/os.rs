@@ -15,9 +15,9 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use super::{Content, Meta, MetaKind, RelPath, Stamp, Workspace};
 use crate::error::{Error, Result};
 
-/// Up to so many files and directories are synced one by one; more by one sync of the whole file system, which also waits for
-/// what other programs have written.
-const SYNC_EACH: usize = 24;
+/// Up to so many files and directories are synced one by one; more by one sync of the whole file system, so that the number of
+/// syncs does not grow with that of files. That also waits for what other programs have written.
+const SYNC_EACH: usize = 4;
 
 const DIRECTORY: OFlags = OFlags::DIRECTORY.union(OFlags::RDONLY);
 
@@ -152,13 +152,11 @@ impl Workspace for OsWorkspace {
     fn list(&self, dir: &RelPath) -> io::Result<Vec<(Vec<u8>, io::Result<Meta>)>> {
         let handle = self.open_at(dir, DIRECTORY)?;
         let mut names = Vec::new();
-        for entry in rustix::fs::Dir::read_from(&handle)? {
-            let entry = entry?;
-            let name = entry.file_name();
+        each_name(&handle, |name| {
             if name != c"." && name != c".." {
                 names.push((name.to_bytes().to_owned(), stat_at(handle.as_fd(), name)));
             }
-        }
+        })?;
         Ok(names)
     }
 
@@ -288,6 +286,25 @@ impl Workspace for OsWorkspace {
     fn boot(&self) -> u64 {
         self.boot
     }
+}
+
+#[cfg(target_os = "linux")]
+fn each_name(dir: &OwnedFd, mut visit: impl FnMut(&CStr)) -> io::Result<()> {
+    let mut buffer = [std::mem::MaybeUninit::uninit(); 1 << 14];
+    // Without opening the directory again and allocating every name, as `Dir` does.
+    let mut entries = rustix::fs::RawDir::new(dir, &mut buffer);
+    while let Some(entry) = entries.next() {
+        visit(entry?.file_name());
+    }
+    Ok(())
+}
+
+#[cfg(not(target_os = "linux"))]
+fn each_name(dir: &OwnedFd, mut visit: impl FnMut(&CStr)) -> io::Result<()> {
+    for entry in rustix::fs::Dir::read_from(dir)? {
+        visit(entry?.file_name());
+    }
+    Ok(())
 }
 
 /// Linux names each run of the machine.

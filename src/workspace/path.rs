@@ -62,6 +62,15 @@ impl RelPath {
         Self(bytes)
     }
 
+    /// Whether this is the path of `name` in `dir`.
+    pub(crate) fn is_named(&self, dir: &Self, name: &[u8]) -> bool {
+        match self.0.strip_suffix(name) {
+            Some(above) if dir.is_root() => above.is_empty(),
+            Some(above) => above.strip_suffix(b"/") == Some(dir.as_bytes()),
+            None => false,
+        }
+    }
+
     /// The directory and the name in it; `None` for the root.
     #[must_use]
     pub fn split(&self) -> Option<(Self, &[u8])> {
@@ -157,5 +166,12 @@ mod tests {
         assert!(path.is_within(&RelPath::new("a/b").expect("fit")) && path.is_within(&RelPath::root()));
         assert!(!RelPath::new("ab").expect("fit").is_within(&RelPath::new("a").expect("fit")));
         assert_eq!(RelPath::root().split(), None);
+        let named = |path: &str, dir: &str, name: &str| {
+            RelPath::new(path).expect("fit").is_named(&RelPath::new(dir).expect("fit"), name.as_bytes())
+        };
+        assert!(named("a/b/c", "a/b", "c") && named("c", "", "c"));
+        assert!(
+            !named("a/b/c", "a", "c") && !named("bc", "", "c") && !named("b/c", "", "c") && !named("a/bc", "a", "c")
+        );
     }
 }

@@ -1,6 +1,5 @@
 //! Finding what is in a workspace: ignore rules as in git, and a reason for everything that is left out.
 
-use foldhash::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -70,27 +69,47 @@ pub enum Why {
     InTheWay,
     /// The paths that were asked for do not include it.
     NotChosen,
+    /// It could not be looked at when the state was captured that it would go back to.
+    NotCaptured,
 }
 
-/// A file or directory that the rules take in.
+/// A name that the rules take in.
 #[derive(Clone, Debug)]
 pub(crate) struct Found {
-    pub(crate) path: RelPath,
+    pub(crate) name: Vec<u8>,
     pub(crate) meta: Meta,
 }
 
-/// Everything in the workspace that the rules take in, each directory before what it holds, and the root not named.
-///
-/// `had` says whether the last checkpoint had a file, which lifts the size limit.
-pub(crate) fn scan(
-    workspace: &dyn Workspace,
-    options: &ScanOptions,
-    had: impl Fn(&RelPath) -> bool + Sync,
-) -> Result<(Vec<Found>, Vec<Skipped>)> {
+/// A directory that was looked through.
+pub(crate) struct Scanned<T> {
+    pub(crate) path: RelPath,
+    /// What the rules take in, sorted by name.
+    pub(crate) found: Vec<Found>,
+    /// What the caller made of it.
+    pub(crate) made: T,
+}
+
+/// What the caller of a scan adds to it. Both are called by several threads.
+pub(crate) trait Visit: Sync {
+    /// What becomes of a directory.
+    type Made: Send;
+
+    /// Whether the last checkpoint had a file, which lifts the size limit.
+    fn had(&self, dir: &RelPath, name: &[u8]) -> bool;
+
+    /// A directory was looked through.
+    fn directory(&self, path: &RelPath, found: &[Found]) -> Self::Made;
+}
+
+/// The directories that were looked through, and what was left out.
+pub(crate) type Scan<T> = (Vec<Scanned<T>>, Vec<Skipped>);
+
+/// All directories that the rules take in, in no order; the root is one of them.
+pub(crate) fn scan<V: Visit>(workspace: &dyn Workspace, options: &ScanOptions, visit: &V) -> Result<Scan<V::Made>> {
     let root = RelPath::root();
     let names = workspace.list(&root).map_err(|e| Error::io("list", workspace.root(), e))?;
-    let scan = Scan { workspace, options, had, queue: Mutex::default(), ready: Condvar::new() };
-    scan.queue().open.push(Open { dir: root.clone(), names, rules: None, depth: 0 });
+    let scan = Walk { workspace, options, visit, queue: Mutex::default(), ready: Condvar::new() };
+    scan.queue().open.push(Open { dir: root, names, rules: None, depth: 0 });
     let cores = thread::available_parallelism().map_or(1, usize::from);
     thread::scope(|scope| {
         for _ in 1..cores {
@@ -99,40 +118,34 @@ pub(crate) fn scan(
         scan.work();
     });
     let mut queue = scan.queue.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let mut found = Vec::new();
-    gather(&root, &mut queue.found, &mut found);
     queue.skipped.sort();
-    Ok((found, queue.skipped))
+    Ok((queue.scanned, queue.skipped))
 }
 
-/// Puts every directory before what it holds.
-fn gather(dir: &RelPath, by_dir: &mut HashMap<RelPath, Vec<Found>>, into: &mut Vec<Found>) {
-    for found in by_dir.remove(dir).unwrap_or_default() {
-        let below = (found.meta.kind == MetaKind::Directory).then(|| found.path.clone());
-        into.push(found);
-        if let Some(below) = below {
-            gather(&below, by_dir, into);
-        }
-    }
-}
-
-struct Scan<'a, F> {
+struct Walk<'a, V: Visit> {
     workspace: &'a dyn Workspace,
     options: &'a ScanOptions,
-    had: F,
-    queue: Mutex<Queue>,
+    visit: &'a V,
+    queue: Mutex<Queue<V::Made>>,
     ready: Condvar,
 }
 
 /// What the threads of a scan share.
-#[derive(Default)]
-struct Queue {
+struct Queue<T> {
     /// Directories that have been listed and not looked through.
     open: Vec<Open>,
     /// Threads that may still add to `open`.
     busy: usize,
-    found: HashMap<RelPath, Vec<Found>>,
+    /// Threads that wait for one.
+    waiting: usize,
+    scanned: Vec<Scanned<T>>,
     skipped: Vec<Skipped>,
+}
+
+impl<T> Default for Queue<T> {
+    fn default() -> Self {
+        Self { open: Vec::new(), busy: 0, waiting: 0, scanned: Vec::new(), skipped: Vec::new() }
+    }
 }
 
 struct Open {
@@ -158,8 +171,8 @@ struct Held {
 
 type Names = Vec<(Vec<u8>, std::io::Result<Meta>)>;
 
-impl<F: Fn(&RelPath) -> bool + Sync> Scan<'_, F> {
-    fn queue(&self) -> MutexGuard<'_, Queue> {
+impl<V: Visit> Walk<'_, V> {
+    fn queue(&self) -> MutexGuard<'_, Queue<V::Made>> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -170,23 +183,26 @@ impl<F: Fn(&RelPath) -> bool + Sync> Scan<'_, F> {
             if let Some(open) = queue.open.pop() {
                 queue.busy += 1;
                 drop(queue);
-                let dir = open.dir.clone();
-                let mut held = self.directory(open);
+                let (scanned, mut held) = self.directory(open);
                 queue = self.queue();
                 queue.busy -= 1;
-                queue.found.insert(dir, held.found);
+                queue.scanned.push(scanned);
                 queue.skipped.append(&mut held.skipped);
                 queue.open.append(&mut held.open);
-                self.ready.notify_all();
+                if 0 < queue.waiting && (1 < queue.open.len() || queue.busy == 0 && queue.open.is_empty()) {
+                    self.ready.notify_all();
+                }
             } else if queue.busy == 0 {
                 return;
             } else {
+                queue.waiting += 1;
                 queue = self.ready.wait(queue).unwrap_or_else(PoisonError::into_inner);
+                queue.waiting -= 1;
             }
         }
     }
 
-    fn directory(&self, open: Open) -> Held {
+    fn directory(&self, open: Open) -> (Scanned<V::Made>, Held) {
         let Open { dir, mut names, rules, depth } = open;
         names.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         let rules = match self.rules_of(&dir, &names) {
@@ -194,58 +210,56 @@ impl<F: Fn(&RelPath) -> bool + Sync> Scan<'_, F> {
             None => rules,
         };
         let mut held = Held::default();
+        let mut looking = Looking { place: in_rules(&dir), dir: &dir, rules: rules.as_ref(), depth };
         for (name, meta) in names {
-            self.entry(&dir, &name, meta, rules.as_ref(), depth, &mut held);
+            self.entry(&mut looking, name, meta, &mut held);
         }
-        held
+        let found = std::mem::take(&mut held.found);
+        let made = self.visit.directory(&dir, &found);
+        (Scanned { path: dir, found, made }, held)
     }
 
-    fn entry(
-        &self,
-        dir: &RelPath,
-        name: &[u8],
-        meta: std::io::Result<Meta>,
-        rules: Option<&Arc<Rules>>,
-        depth: usize,
-        held: &mut Held,
-    ) {
+    fn entry(&self, looking: &mut Looking<'_>, name: Vec<u8>, meta: std::io::Result<Meta>, held: &mut Held) {
+        let Looking { dir, rules, depth, .. } = *looking;
         if name == b".git" || (dir.is_root() && name.starts_with(STAGE_PREFIX.as_bytes())) {
             return;
         }
         let mut skip = |path, why| held.skipped.push(Skipped { path, why });
-        if !name_is_fit(name) {
+        if !name_is_fit(&name) {
             return skip(dir.clone(), Why::BadName);
         }
-        let path = dir.join(name);
-        if self.options.excluded.contains(&path) {
+        if self.options.excluded.iter().any(|path| path.is_named(dir, &name)) {
             return;
         }
         let meta = match meta {
             Ok(meta) => meta,
             // It went while the directory was read.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return,
-            Err(_) => return skip(path, Why::Unreadable),
+            Err(_) => return skip(dir.join(&name), Why::Unreadable),
         };
-        if is_ignored(rules, &path, meta.kind == MetaKind::Directory) {
+        if looking.is_ignored(&name, meta.kind == MetaKind::Directory) {
             return;
         }
         match meta.kind {
-            MetaKind::Special => skip(path, Why::Special),
-            MetaKind::File if MAX_OBJECT < meta.size => skip(path, Why::TooLarge),
-            MetaKind::File if self.options.max_new_file < meta.size && !(self.had)(&path) => {
-                skip(path, Why::TooLarge);
+            MetaKind::Special => skip(dir.join(&name), Why::Special),
+            MetaKind::File if MAX_OBJECT < meta.size => skip(dir.join(&name), Why::TooLarge),
+            MetaKind::File if self.options.max_new_file < meta.size && !self.visit.had(dir, &name) => {
+                skip(dir.join(&name), Why::TooLarge);
             }
-            MetaKind::File | MetaKind::Symlink => held.found.push(Found { path, meta }),
-            MetaKind::Directory if MAX_DEPTH <= depth => skip(path, Why::TooDeep),
-            MetaKind::Directory => match self.workspace.list(&path) {
-                Ok(names) if names.iter().any(|(name, _)| name == b".git") => skip(path, Why::NestedRepository),
-                Ok(names) => {
-                    held.found.push(Found { path: path.clone(), meta });
-                    held.open.push(Open { dir: path, names, rules: rules.cloned(), depth: depth + 1 });
+            MetaKind::File | MetaKind::Symlink => held.found.push(Found { name, meta }),
+            MetaKind::Directory if MAX_DEPTH <= depth => skip(dir.join(&name), Why::TooDeep),
+            MetaKind::Directory => {
+                let path = dir.join(&name);
+                match self.workspace.list(&path) {
+                    Ok(names) if names.iter().any(|(name, _)| name == b".git") => skip(path, Why::NestedRepository),
+                    Ok(names) => {
+                        held.found.push(Found { name, meta });
+                        held.open.push(Open { dir: path, names, rules: rules.cloned(), depth: depth + 1 });
+                    }
+                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                    Err(_) => skip(path, Why::Unreadable),
                 }
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                Err(_) => skip(path, Why::Unreadable),
-            },
+            }
         }
     }
 
@@ -278,17 +292,36 @@ impl<F: Fn(&RelPath) -> bool + Sync> Scan<'_, F> {
     }
 }
 
-/// The deepest directory's rules that say anything decide.
-fn is_ignored(mut rules: Option<&Arc<Rules>>, path: &RelPath, is_dir: bool) -> bool {
-    let place = rules.map(|_| in_rules(path)).unwrap_or_default();
-    while let Some(here) = rules {
-        match here.own.matched(&place, is_dir) {
-            Match::None => rules = here.above.as_ref(),
-            Match::Ignore(_) => return true,
-            Match::Whitelist(_) => return false,
+/// A directory that is being looked through.
+struct Looking<'a> {
+    dir: &'a RelPath,
+    /// Where the rules see it.
+    place: PathBuf,
+    rules: Option<&'a Arc<Rules>>,
+    depth: usize,
+}
+
+impl Looking<'_> {
+    /// The deepest directory's rules that say anything decide.
+    fn is_ignored(&mut self, name: &[u8], is_dir: bool) -> bool {
+        let mut rules = self.rules;
+        if rules.is_none() {
+            return false;
         }
+        self.place.push(RelPath::root().join(name).to_path());
+        let mut found = false;
+        while let Some(here) = rules {
+            match here.own.matched(&self.place, is_dir) {
+                Match::None => rules = here.above.as_ref(),
+                decided => {
+                    found = decided.is_ignore();
+                    break;
+                }
+            }
+        }
+        self.place.pop();
+        found
     }
-    false
 }
 
 /// Rules match absolute paths; all are put below a place that does not exist.

@@ -4,12 +4,13 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use forklog::checkpoint::{Why, pending};
-use forklog::workspace::Workspace;
-use forklog::{Error, ObjectId, ObjectKind, Scope, SessionFiles};
-use forklog_sim::{Cut, Errno, Fault, Points, SimDisk, What};
+use forklog::disk::Disk;
+use forklog::workspace::{RelPath, Workspace};
+use forklog::{Error, FilesTarget, NewSession, ObjectId, ObjectKind, Scope, SessionFiles};
+use forklog_sim::{Cut, Errno, Fault, Op, Points, SimDisk, What};
 
 use crate::world::{
-    EDIT, Image, STORE, User, conversation, files, forced, key, normal, open, path, run, seq, three_turns,
+    EDIT, Image, STORE, User, WORK, conversation, edit, files, forced, key, normal, open, path, run, seq, three_turns,
 };
 
 /// Rewinds everything and takes it back after something has gone wrong in a rewind; says what the rewind said.
@@ -175,6 +176,100 @@ fn modes_that_forbid_lose_nothing() {
     .expect("rewound");
     user.chmod("main", 0o644);
     assert_eq!(user.image()["main"], images[2]["main"]);
+}
+
+/// A checkpoint that could not read a file knows nothing of it: going back to it must not take the file for missing.
+#[test]
+fn a_rewind_leaves_alone_what_the_checkpoint_could_not_read() {
+    for how in ["a mode that forbids", "a read that fails"] {
+        let (disk, _) = three_turns();
+        let user = User::of(&disk);
+        user.write("secret/key", "never captured before");
+        run(&disk, &|store, files| {
+            match how {
+                "a mode that forbids" => user.chmod("secret/key", 0o000),
+                _ => disk.add_fault(Fault::at(1, What::Fail(Errno::Io)).on(Op::Read).in_path("secret/key")),
+            }
+            let taken = files.checkpoint(Some("blind"))?;
+            assert!(taken.skipped.iter().any(|s| s.path == path("secret/key") && s.why == Why::Unreadable), "{how}");
+            disk.clear_faults();
+            user.chmod("secret/key", 0o600);
+            user.write("main", "changed");
+            assert!(files.checkpoint(None)?.skipped.is_empty(), "{how}: now it is seen");
+            let moved = files.rewind(&FilesTarget::Checkpoint(taken.id), Scope::Files, &forced())?;
+            let plan = moved.plan.expect("of files");
+            assert_eq!(plan.files_changed.len(), 1, "{how}: {plan:?}");
+            assert!(plan.skipped.iter().any(|s| s.path == path("secret/key") && s.why == Why::NotCaptured), "{how}");
+            assert_eq!(user.read("secret/key").as_deref(), Some("never captured before"), "{how}");
+            files.undo(&normal())?;
+            assert_eq!(user.read("main").as_deref(), Some("changed"), "{how}");
+            assert!(store.verify(None, |_| {})?.is_sound());
+            Ok(())
+        })
+        .unwrap_or_else(|error| panic!("{how}: {error}"));
+    }
+}
+
+/// After a power cut a file's times may be new and its bytes old: nothing is recognised by its stat.
+#[test]
+fn the_stat_cache_is_not_believed_after_a_power_cut() {
+    let (disk, _) = three_turns();
+    let main_is_read = |disk: &SimDisk| {
+        disk.add_fault(Fault::at(1, What::Fail(Errno::Io)).on(Op::Read).in_path("work/main").lasting());
+        let mut skipped = false;
+        let user = std::sync::Mutex::new(&mut skipped);
+        run(disk, &|_, files| {
+            **user.lock().expect("sound") = !files.checkpoint(None)?.skipped.is_empty();
+            Ok(())
+        })
+        .expect("taken");
+        disk.clear_faults();
+        skipped
+    };
+    run(&disk, &|_, files| files.checkpoint(None).map(drop)).expect("taken");
+    assert!(!main_is_read(&disk), "its stat is remembered");
+    assert!(main_is_read(&disk.after(Cut::Everything)), "its stat says nothing any more");
+}
+
+/// The directories were made and a name of theirs was not synced; the next who comes finds them there.
+#[test]
+fn a_journal_survives_although_syncing_its_directorys_name_failed_once() {
+    let mut failed = 0;
+    for nth in 1..8 {
+        let disk = SimDisk::new(1);
+        let process = disk.process();
+        process.create_dir(Path::new(WORK)).expect("made");
+        process.sync_dir(Path::new("/")).expect("synced");
+        let (user, store) = (User::of(&disk), open(&process).expect("a store"));
+        let session = store.create(NewSession::named(key())).expect("created");
+        let found = files(&process, &session).expect("opened");
+        edit(&user, 0);
+        session.append("first").expect("appended");
+        disk.add_fault(Fault::at(nth, What::Fail(Errno::Io)).on(Op::SyncDir).in_path("/store"));
+        failed += u32::from(found.checkpoint(None).is_err());
+        disk.clear_faults();
+        let first = found.checkpoint(None).expect("taken").id;
+        edit(&user, 1);
+        found.checkpoint(None).expect("taken");
+        user.0.sync(&[path("main")], &[RelPath::root(), path("src")]).expect("synced");
+        let journal = |disk: &SimDisk| pending(&disk.process(), &Path::new(STORE).join("journals")).expect("listed");
+        let (without, with) = (std::sync::atomic::AtomicU64::new(0), std::sync::atomic::AtomicU64::new(0));
+        let counts = std::sync::Arc::new((without, with));
+        let hook = std::sync::Arc::clone(&counts);
+        // Before anything changes in the workspace, the journal is there to stay.
+        disk.on_point(Points::Changes, move |point, snapshot| {
+            if point.path.starts_with(WORK) {
+                let cut = snapshot.after(Cut::Nothing);
+                let count = if journal(&cut).is_empty() { &hook.0 } else { &hook.1 };
+                count.fetch_add(1, Ordering::SeqCst);
+            }
+        });
+        found.rewind(&FilesTarget::Checkpoint(first), Scope::Files, &forced()).expect("rewound");
+        disk.clear_hook();
+        let counted = (counts.0.load(Ordering::SeqCst), counts.1.load(Ordering::SeqCst));
+        assert!(counted.0 == 0 && counted.1 > 0, "the {nth}th sync failed: {counted:?}");
+    }
+    assert!(failed > 2, "{failed}");
 }
 
 /// The user writes a file while a rewind runs, at each of its calls that changes anything.

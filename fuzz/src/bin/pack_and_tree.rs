@@ -41,6 +41,11 @@ fn main() {
         for n in 0..4 {
             let bytes = content(usize::try_from(round).expect("small") * 4 + n);
             let id = batch.put(ObjectKind::Blob, &bytes).expect("put");
+            let base: Vec<u8> = (0..200_u8).map(|at| at.wrapping_mul(at ^ 77).wrapping_add(n as u8)).collect();
+            let like = batch.put(ObjectKind::Blob, &base).expect("put");
+            let changed = [&base[..], &bytes].concat();
+            let delta = batch.put_like(ObjectKind::Blob, &changed, Some(like)).expect("put");
+            objects.extend([(ObjectKind::Blob, like, base), (ObjectKind::Blob, delta, changed)]);
             let tree = tree(id, bytes.len() as u64);
             objects.push((ObjectKind::Tree, batch.put(ObjectKind::Tree, &tree).expect("put"), tree));
             objects.push((ObjectKind::Blob, id, bytes));

@@ -1,24 +1,32 @@
 //! Checkpoints of a workspace beside a shadow git repository, which is how agent tools keep them.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use forklog::Uid;
 use forklog::checkpoint::{Files, PlanOptions, State};
-use forklog::disk::OsDisk;
 use forklog::objects::ObjectStore;
 use forklog::workspace::{OsWorkspace, ScanOptions, Stamp};
 
 use super::Setting;
+use crate::counting::Counting;
 use crate::measure::{Case, Outcome, Row, Sample, Unit};
 use crate::workload::Random;
 
 pub(super) fn rows(setting: &Setting, done: &mut impl FnMut(Outcome)) {
-    let ids = ["checkpoint-first", "checkpoint-10", "checkpoint-rewind"];
+    let ids = [
+        "checkpoint-first",
+        "checkpoint-10",
+        "checkpoint-rewind",
+        "checkpoint-rewind-5000",
+        "checkpoint-syncs",
+        "checkpoint-room",
+    ];
     if !ids.iter().any(|id| setting.wants(id)) {
         return;
     }
@@ -28,7 +36,7 @@ pub(super) fn rows(setting: &Setting, done: &mut impl FnMut(Outcome)) {
     let theirs = missing.is_none().then(|| RefCell::new(Git::new(setting, files)));
     // A function for each side and work; git has none where it is not installed.
     type Work<'a> = (&'a dyn Fn(&mut Ours) -> Sample, &'a dyn Fn(&mut Git) -> Sample);
-    let mut row = |id, what: &str, rounds, (ours_mode, theirs_mode), (a, b): Work<'_>| {
+    let mut row = |id, what: &str, rounds, goal, (ours_mode, theirs_mode), (a, b): Work<'_>| {
         if !setting.wants(id) {
             return;
         }
@@ -37,15 +45,77 @@ pub(super) fn rows(setting: &Setting, done: &mut impl FnMut(Outcome)) {
             cases.push(Case::new("git", theirs_mode, |_| b(&mut theirs.borrow_mut())));
         }
         let what = format!("{what}, {files} files");
-        let row = Row { id, what, unit: Unit::Seconds, goal: "no slower than git", cases };
+        let row = Row { id, what, unit: Unit::Seconds, goal, cases };
         done(setting.run_rounds(row, rounds).missing("git", missing));
     };
     let taking = ("synced", "add -A, write-tree; not synced");
     let going = ("journalled and synced", "read-tree -m -u; not synced");
     let few = setting.rounds.min(3);
-    row("checkpoint-first", "first checkpoint", few, taking, (&Ours::first, &Git::first));
-    row("checkpoint-10", "checkpoint of 10 changes", setting.rounds, taking, (&Ours::ten, &Git::ten));
-    row("checkpoint-rewind", "rewind of 10 changes", setting.rounds, going, (&Ours::rewind, &Git::rewind));
+    let (half, seven) = (files / 2, "0.7 × of git");
+    row("checkpoint-first", "first checkpoint", few, "no slower than git", taking, (&first, &first));
+    row("checkpoint-10", "checkpoint of 10 changes", setting.rounds, seven, taking, (&ten, &ten));
+    let ten: Work<'_> = (&|ours| rewind(ours, 10), &|git| rewind(git, 10));
+    row("checkpoint-rewind", "rewind of 10 changes", setting.rounds, seven, going, ten);
+    let many: Work<'_> = (&|ours| rewind(ours, half), &|git| rewind(git, half));
+    let what = format!("rewind of {half} changes");
+    row("checkpoint-rewind-5000", &what, few, "no slower than git", going, many);
+    if setting.wants("checkpoint-syncs") {
+        done(syncs(setting, files));
+    }
+    if setting.wants("checkpoint-room") {
+        done(room(setting, files));
+    }
+}
+
+/// Files, directories and file systems that are synced.
+fn syncs(setting: &Setting, files: u64) -> Outcome {
+    let ours = RefCell::new(Ours::new(setting, files));
+    let case = |mode, work: fn(&mut Ours) -> Sample| {
+        let ours = &ours;
+        Case::new("forklog", mode, move |_| {
+            work(&mut ours.borrow_mut());
+            Sample::of(ours.borrow().timed_syncs.get() as f64)
+        })
+    };
+    let cases = vec![
+        case("first checkpoint", first),
+        case("10 changes", ten),
+        case("rewind of 10", |ours| rewind(ours, 10)),
+        case("rewind of half", |ours| rewind(ours, ours.place.files / 2)),
+    ];
+    let (what, goal) = (format!("syncs, {files} files"), "the same for any number of files");
+    setting.run_rounds(Row { id: "checkpoint-syncs", what, unit: Unit::Count, goal, cases }, 1)
+}
+
+/// What 100 checkpoints with 10 changes each take, beside what was new in them, each content compressed alone.
+fn room(setting: &Setting, files: u64) -> Outcome {
+    let distinct = Cell::new(0);
+    let store = Case::new("forklog", "the store has grown by", |_| {
+        let mut ours = Ours::new(setting, files);
+        let before = bytes_in(&ours.store());
+        distinct.set(0);
+        for _ in 0..100 {
+            ours.place.write_changes(10);
+            let contents = (0..10).map(|n| fs::read(ours.place.changed(n, 10)).expect("a file"));
+            let len: usize = contents.map(|bytes| zstd::bulk::compress(&bytes, 1).expect("compressed").len()).sum();
+            distinct.set(distinct.get() + len as u64);
+            ours.checkpoint();
+        }
+        Sample::of((bytes_in(&ours.store()) - before) as f64)
+    });
+    let contents = Case::new("distinct contents", "zstd, level 1", |_| Sample::of(distinct.get() as f64));
+    let (what, goal) = (format!("100 checkpoints with 10 changes, {files} files"), "1.3 × of the contents");
+    let row = Row { id: "checkpoint-room", what, unit: Unit::Bytes, goal, cases: vec![store, contents] };
+    setting.run_rounds(row, 1)
+}
+
+fn bytes_in(dir: &Path) -> u64 {
+    let entries = fs::read_dir(dir).expect("listed").map(|entry| entry.expect("read"));
+    let len = |entry: fs::DirEntry| match entry.metadata().expect("there") {
+        found if found.is_dir() => bytes_in(&entry.path()),
+        found => found.len(),
+    };
+    entries.map(len).sum()
 }
 
 /// Lines that compress about as sources do.
@@ -99,12 +169,21 @@ impl Place {
         self.work().join(format!("crate{}/src/module{}/file{n}.rs", n / 500, n / 20 % 25))
     }
 
-    /// Writes ten files anew, and waits until their times tell.
-    fn change(&mut self) {
+    /// The `n`th of `count` files that change, which are spread evenly.
+    fn changed(&self, n: u64, count: u64) -> PathBuf {
+        self.file(n * (self.files / count))
+    }
+
+    fn write_changes(&mut self, count: u64) {
         self.changes += 1;
-        for n in 0..10 {
-            fs::write(self.file(n * (self.files / 10)), source(n + self.changes * 1_000_000)).expect("written");
+        for n in 0..count {
+            fs::write(self.changed(n, count), source(n + self.changes * 1_000_000)).expect("written");
         }
+    }
+
+    /// Writes so many files anew, and waits until their times tell.
+    fn change(&mut self, count: u64) {
+        self.write_changes(count);
         std::thread::sleep(Duration::from_millis(120));
     }
 
@@ -114,14 +193,73 @@ impl Place {
     }
 }
 
+/// What keeps checkpoints of a place.
+trait Keeper {
+    type State: Clone + PartialEq;
+
+    fn place(&mut self) -> &mut Place;
+
+    /// The checkpoint taken last.
+    fn last(&mut self) -> &mut Self::State;
+
+    /// Forgets all checkpoints.
+    fn clear(&self);
+
+    fn checkpoint(&self) -> Self::State;
+
+    /// Brings `count` files from what was `seen` to the target.
+    fn go(&self, seen: &Self::State, target: &Self::State, count: u64);
+
+    fn timed(&self, work: impl FnOnce()) -> Sample {
+        Sample::time(work)
+    }
+}
+
+fn first<K: Keeper>(keeper: &mut K) -> Sample {
+    keeper.clear();
+    settle();
+    let mut next = None;
+    let sample = keeper.timed(|| next = Some(keeper.checkpoint()));
+    *keeper.last() = next.expect("taken");
+    sample
+}
+
+fn ten<K: Keeper>(keeper: &mut K) -> Sample {
+    keeper.place().change(10);
+    let mut next = None;
+    let sample = keeper.timed(|| next = Some(keeper.checkpoint()));
+    let next = next.expect("taken");
+    assert!(next != *keeper.last(), "ten files have changed");
+    *keeper.last() = next;
+    sample
+}
+
+fn rewind<K: Keeper>(keeper: &mut K, count: u64) -> Sample {
+    let (before, target) = (keeper.place().look(), keeper.last().clone());
+    keeper.place().change(count);
+    let seen = keeper.checkpoint();
+    if 10 < count {
+        settle();
+    }
+    let sample = keeper.timed(|| keeper.go(&seen, &target, count));
+    assert_eq!(keeper.place().look(), before);
+    std::thread::sleep(Duration::from_millis(120));
+    assert!(keeper.checkpoint() == target);
+    sample
+}
+
 struct Ours {
     place: Place,
     last: State,
+    /// Syncs since timing began, and until it ended.
+    syncs: Arc<AtomicU64>,
+    timed_syncs: Cell<u64>,
 }
 
 impl Ours {
     fn new(setting: &Setting, files: u64) -> Self {
-        let mut ours = Self { place: Place::new(setting, files), last: State::default() };
+        let (place, syncs) = (Place::new(setting, files), Arc::default());
+        let mut ours = Self { place, last: State::default(), syncs, timed_syncs: Cell::new(0) };
         ours.last = ours.checkpoint();
         ours
     }
@@ -131,58 +269,55 @@ impl Ours {
     }
 
     /// Opened anew each time, as a command line does it.
-    fn open(&self) -> (Arc<ObjectStore>, Files) {
+    fn open(&self) -> (Arc<ObjectStore>, Files, Arc<OsWorkspace>) {
         fs::create_dir_all(self.store()).expect("a directory");
         let new_uid: Arc<dyn Fn() -> Uid + Send + Sync> = Arc::new(|| Uid::from_bytes(now().as_nanos().to_be_bytes()));
         let stamp =
             || Stamp { seconds: i64::try_from(now().as_secs()).unwrap_or_default(), nanos: now().subsec_nanos() };
-        let objects = ObjectStore::open(Arc::new(OsDisk), &self.store().join("objects"), new_uid.clone());
-        let objects = Arc::new(objects);
+        let disk = Arc::new(Counting::new(self.syncs.clone()));
+        let objects = Arc::new(ObjectStore::open(disk.clone(), &self.store().join("objects"), new_uid.clone()));
         let workspace = Arc::new(OsWorkspace::open(&self.place.work()).expect("a workspace"));
         let (journals, scan) = (self.store().join("journals"), ScanOptions::default());
-        let files = Files::new(Arc::new(OsDisk), &journals, objects.clone(), workspace, scan, new_uid, Arc::new(stamp));
-        (objects, files)
+        let files = Files::new(disk, &journals, objects.clone(), workspace.clone(), scan, new_uid, Arc::new(stamp));
+        (objects, files, workspace)
+    }
+}
+
+impl Keeper for Ours {
+    type State = State;
+
+    fn place(&mut self) -> &mut Place {
+        &mut self.place
+    }
+
+    fn last(&mut self) -> &mut State {
+        &mut self.last
+    }
+
+    fn clear(&self) {
+        fs::remove_dir_all(self.store()).expect("removed");
     }
 
     fn checkpoint(&self) -> State {
-        let (objects, files) = self.open();
+        let (objects, files, _) = self.open();
         let batch = objects.begin().expect("begun");
-        let tree = files.capture(&batch).expect("captured").tree;
+        let captured = files.capture(&batch).expect("captured");
         batch.sync().expect("synced");
-        State { tree: Some(tree), ..State::default() }
+        captured.state()
     }
 
-    fn first(&mut self) -> Sample {
-        fs::remove_dir_all(self.store()).expect("removed");
-        settle();
-        let mut last = State::default();
-        let sample = Sample::time(|| last = self.checkpoint());
-        self.last = last;
-        sample
+    fn go(&self, seen: &State, target: &State, count: u64) {
+        let (_, files, workspace) = self.open();
+        let plan = files.plan(target, seen, &PlanOptions::default()).expect("planned");
+        assert!(plan.can_rewind && plan.files_changed.len() as u64 == count);
+        files.apply(&plan, b"", |_| Ok(())).expect("applied");
+        self.syncs.fetch_add(workspace.sync_count(), Ordering::Relaxed);
     }
 
-    fn ten(&mut self) -> Sample {
-        self.place.change();
-        let mut next = State::default();
-        let sample = Sample::time(|| next = self.checkpoint());
-        assert!(next != self.last, "ten files have changed");
-        self.last = next;
-        sample
-    }
-
-    fn rewind(&mut self) -> Sample {
-        let (before, target) = (self.place.look(), self.last.clone());
-        self.place.change();
-        let seen = self.checkpoint();
-        let sample = Sample::time(|| {
-            let (_, files) = self.open();
-            let plan = files.plan(&target, &seen, &PlanOptions::default()).expect("planned");
-            assert!(plan.can_rewind && plan.files_changed.len() == 10);
-            files.apply(&plan, b"", |_| Ok(())).expect("applied");
-        });
-        assert_eq!(self.place.look(), before);
-        std::thread::sleep(Duration::from_millis(120));
-        assert!(self.checkpoint() == target);
+    fn timed(&self, work: impl FnOnce()) -> Sample {
+        self.syncs.store(0, Ordering::Relaxed);
+        let sample = Sample::time(work);
+        self.timed_syncs.set(self.syncs.load(Ordering::Relaxed));
         sample
     }
 }
@@ -208,40 +343,31 @@ impl Git {
         assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
         String::from_utf8(out.stdout).expect("text").trim().to_owned()
     }
+}
+
+impl Keeper for Git {
+    type State = String;
+
+    fn place(&mut self) -> &mut Place {
+        &mut self.place
+    }
+
+    fn last(&mut self) -> &mut String {
+        &mut self.last
+    }
+
+    fn clear(&self) {
+        fs::remove_dir_all(self.place.dir.path().join("git")).expect("removed");
+        self.git(&["init", "-q"]);
+    }
 
     fn checkpoint(&self) -> String {
         self.git(&["add", "-A"]);
         self.git(&["write-tree"])
     }
 
-    fn first(&mut self) -> Sample {
-        fs::remove_dir_all(self.place.dir.path().join("git")).expect("removed");
-        self.git(&["init", "-q"]);
-        settle();
-        let mut last = String::new();
-        let sample = Sample::time(|| last = self.checkpoint());
-        self.last = last;
-        sample
-    }
-
-    fn ten(&mut self) -> Sample {
-        self.place.change();
-        let mut next = String::new();
-        let sample = Sample::time(|| next = self.checkpoint());
-        assert_ne!(next, self.last, "ten files have changed");
-        self.last = next;
-        sample
-    }
-
-    fn rewind(&mut self) -> Sample {
-        let (before, target) = (self.place.look(), self.last.clone());
-        self.place.change();
-        let seen = self.checkpoint();
-        let sample = Sample::time(|| self.git(&["read-tree", "-m", "-u", &seen, &target]));
-        assert_eq!(self.place.look(), before);
-        std::thread::sleep(Duration::from_millis(120));
-        assert_eq!(self.checkpoint(), target);
-        sample
+    fn go(&self, seen: &String, target: &String, _: u64) {
+        self.git(&["read-tree", "-m", "-u", seen, target]);
     }
 }
 
