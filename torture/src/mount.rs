@@ -1,0 +1,153 @@
+//! File systems in files: made, mounted, cut off from their disk.
+//!
+//! Everything is mounted where only this process and its children see it, so that the kernel takes it away when they end, however they end.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// A file system that the kernel may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Ext4,
+    Xfs,
+    Btrfs,
+}
+
+impl Kind {
+    pub(crate) fn of(name: &str) -> Option<Self> {
+        [Self::Ext4, Self::Xfs, Self::Btrfs].into_iter().find(|kind| kind.name() == name)
+    }
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Ext4 => "ext4",
+            Self::Xfs => "xfs",
+            Self::Btrfs => "btrfs",
+        }
+    }
+
+    /// The smallest that it likes to be, and then some.
+    pub(crate) fn size(self) -> u64 {
+        match self {
+            Self::Ext4 => 64 << 20,
+            Self::Xfs => 320 << 20,
+            Self::Btrfs => 256 << 20,
+        }
+    }
+
+    /// Makes one in a file, or on a device.
+    pub(crate) fn make(self, on: &Path) -> Result<(), String> {
+        match self {
+            Self::Ext4 => {
+                // Made whole at once: what is made in the background later would be in the way of who counts writes.
+                let lazy = "lazy_itable_init=0,lazy_journal_init=0";
+                tool("mkfs.ext4", ["-q", "-F", "-E", lazy], &[on])
+            }
+            Self::Xfs => tool("mkfs.xfs", ["-q", "-f"], &[on]),
+            Self::Btrfs => tool("mkfs.btrfs", ["-q", "-f"], &[on]),
+        }
+    }
+}
+
+/// A file system that is mounted until this is dropped.
+pub(crate) struct Mount {
+    at: PathBuf,
+}
+
+impl Mount {
+    /// Mounts a file or device.
+    pub(crate) fn new(kind: Kind, on: &Path, at: &Path) -> Result<Self, String> {
+        let options = if on.starts_with("/dev") { "rw" } else { "loop" };
+        fs::create_dir_all(at).map_err(|error| error.to_string())?;
+        tool("mount", ["-t", kind.name(), "-o", options], &[on, at])?;
+        Ok(Self { at: at.to_owned() })
+    }
+
+    /// A file system in memory.
+    pub(crate) fn memory(size: u64, at: &Path) -> Result<Self, String> {
+        fs::create_dir_all(at).map_err(|error| error.to_string())?;
+        tool("mount", ["-t", "tmpfs", "-o", &format!("size={size}"), "torture"], &[at])?;
+        Ok(Self { at: at.to_owned() })
+    }
+
+    /// Changes its size.
+    pub(crate) fn resize(&self, size: u64) -> Result<(), String> {
+        tool("mount", ["-o", &format!("remount,size={size}")], &[&self.at])
+    }
+
+    /// Takes its disk away from it, with all that is not on the disk: neither the log nor anything else is written any more.
+    pub(crate) fn shut_down(&self) -> io::Result<()> {
+        shut_down(&File::open(&self.at)?)
+    }
+
+    /// Gives it back.
+    pub(crate) fn end(self) -> Result<(), String> {
+        tool("umount", [], &[&self.at])?;
+        std::mem::forget(self);
+        Ok(())
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        // What is still used goes when its users do.
+        let _ = tool("umount", ["-l"], &[&self.at]);
+    }
+}
+
+#[expect(unsafe_code, reason = "no safe wrapper knows this ioctl")]
+fn shut_down(root: &File) -> io::Result<()> {
+    use rustix::ioctl::{Setter, ioctl, opcode};
+    /// `EXT4_IOC_SHUTDOWN`, `XFS_IOC_GOINGDOWN`: the same number.
+    const SHUTDOWN: rustix::ioctl::Opcode = opcode::read::<u32>(b'X', 125);
+    const NO_LOG_FLUSH: u32 = 2;
+    // SAFETY: both file systems read one `u32` from the address that is given, which `Setter` makes the address of a live one.
+    unsafe { ioctl(root, Setter::<SHUTDOWN, u32>::new(NO_LOG_FLUSH)) }?;
+    Ok(())
+}
+
+/// Runs a program that must succeed.
+pub(crate) fn tool<const N: usize>(name: &str, options: [&str; N], paths: &[&Path]) -> Result<(), String> {
+    let run = Command::new(name).args(options).args(paths).stdin(Stdio::null()).output();
+    let done = run.map_err(|error| format!("{name}: {error}"))?;
+    let said = || String::from_utf8_lossy(&done.stderr).trim().replace('\n', " ");
+    if done.status.success() { Ok(()) } else { Err(format!("{name}: {}", said())) }
+}
+
+/// Whether a program is there.
+pub(crate) fn is_there(tool: &str) -> bool {
+    let dirs = std::env::var_os("PATH").unwrap_or_default();
+    let usual = ["/sbin", "/usr/sbin"].map(PathBuf::from);
+    std::env::split_paths(&dirs).chain(usual).any(|dir| dir.join(tool).is_file())
+}
+
+/// What is missing of what loop mounts of this kind need; the answer is one line.
+pub(crate) fn missing(kind: Kind) -> Option<String> {
+    if !rustix::process::geteuid().is_root() {
+        return Some("mounts need root".to_owned());
+    }
+    let mkfs = format!("mkfs.{}", kind.name());
+    if let Some(tool) = [mkfs.as_str(), "mount", "umount", "losetup"].into_iter().find(|tool| !is_there(tool)) {
+        return Some(format!("there is no {tool}"));
+    }
+    if !Path::new("/dev/loop-control").exists() {
+        return Some("there are no loop devices".to_owned());
+    }
+    let known = fs::read_to_string("/proc/filesystems").unwrap_or_default();
+    if !known.lines().any(|line| line.trim() == kind.name()) {
+        return Some(format!("the kernel has no {}", kind.name()));
+    }
+    None
+}
+
+/// Runs this program once more, where it alone sees what it mounts. Returns how that ended.
+pub(crate) fn apart() -> Result<bool, String> {
+    let me = std::env::current_exe().map_err(|error| error.to_string())?;
+    let run = Command::new("unshare").arg("--mount").arg(me).args(std::env::args_os().skip(1)).env(APART, "1").status();
+    run.map(|done| done.success()).map_err(|error| format!("unshare: {error}"))
+}
+
+/// Set in the environment of a process that [`apart`] began.
+pub(crate) const APART: &str = "FORKLOG_TORTURE_APART";
