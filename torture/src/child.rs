@@ -14,7 +14,8 @@ pub(crate) struct Player {
 
 impl Player {
     pub(crate) fn start(args: &[String]) -> io::Result<Self> {
-        let mut command = Command::new(std::env::current_exe()?);
+        // By this name it is the same program, whatever was built in its place meanwhile.
+        let mut command = Command::new("/proc/self/exe");
         let mut child = command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
         let pipe = child.stdout.take().ok_or_else(|| io::Error::other("no pipe"))?;
         let (tell, said) = sync_channel(1_000);

@@ -224,6 +224,11 @@ impl Heard {
         Ok(())
     }
 
+    /// How many records were acknowledged.
+    pub(crate) fn done(&self) -> usize {
+        self.done.len()
+    }
+
     /// That the session holds what it must, nothing else, and in order.
     pub(crate) fn check(&self, records: &[OwnedRecord], end: End) -> Result<(), String> {
         let mut places = HashMap::new();

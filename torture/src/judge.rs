@@ -18,6 +18,9 @@ pub(crate) enum End {
     PowerCut,
 }
 
+/// How many operations are shown with a violation.
+const LAST: usize = 30;
+
 /// Follows a program, from what its worker says, with a model of the store.
 #[derive(Clone)]
 pub(crate) struct Judge {
@@ -28,6 +31,8 @@ pub(crate) struct Judge {
     /// The operation that has begun and has not ended.
     flight: Option<Step>,
     work: Work,
+    /// The files are not known at the moment that is looked at.
+    lost_track: bool,
     /// What was done last, for who must understand a violation.
     heard: VecDeque<String>,
 }
@@ -62,7 +67,7 @@ impl Seen {
 impl Judge {
     pub(crate) fn new(program: Program, end: End) -> Self {
         let (model, open, heard) = (Model::default(), BTreeSet::new(), VecDeque::new());
-        Self { program, end, model, open, flight: None, work: Work::Anything, heard }
+        Self { program, end, model, open, flight: None, work: Work::Anything, lost_track: false, heard }
     }
 
     /// Another worker goes on with what was found, and with another program.
@@ -70,42 +75,48 @@ impl Judge {
         self.program = program;
     }
 
-    /// The operations that have been acknowledged or begun, and no others, may be there. Returns whether something that was kept may
-    /// have become more: an acknowledgement.
+    /// Takes note of a line that the worker said.
     ///
     /// # Errors
     ///
     /// The worker says what cannot be.
-    pub(crate) fn hear(&mut self, line: &str) -> Result<Option<u64>, String> {
+    pub(crate) fn hear(&mut self, line: &str) -> Result<(), String> {
+        self.hear_upto(line, u64::MAX)
+    }
+
+    /// [`Judge::hear`]; an acknowledgement binds only if no more than so many entries were in the block log by then.
+    pub(crate) fn hear_upto(&mut self, line: &str, entries: u64) -> Result<(), String> {
         let mut words = line.split(' ');
         let word = words.next().unwrap_or_default();
         let number = |word: Option<&str>| word.and_then(|word| word.parse::<u64>().ok());
         let step = number(words.next()).map(|n| self.program.step(n)).ok_or_else(|| format!("not understood: {line}"))?;
-        if word != "begin" {
-            let durability = self.program.options(step.which.0).durability;
-            self.heard.push_back(format!("{word} {step:?} with {durability:?}"));
-            while self.heard.len() > 30 {
-                self.heard.pop_front();
-            }
+        if word == "begin" {
+            self.begin(step);
+            return Ok(());
         }
-        match word {
-            "begin" => {
-                self.begin(step);
-                Ok(None)
-            }
-            "done" => {
-                if self.flight.take() != Some(step) {
-                    return Err(format!("{step:?} was done, but there was nothing to do"));
+        let durability = self.program.options(step.which.0).durability;
+        self.heard.push_back(format!("{line} {step:?} with {durability:?}"));
+        if self.heard.len() > LAST {
+            self.heard.pop_front();
+        }
+        match (word, self.flight == Some(step)) {
+            ("done", true) => {
+                self.flight = None;
+                self.end(step);
+                if number(words.next()).is_none_or(|then| then <= entries) {
+                    self.settle(step);
+                } else if step.which == FILES {
+                    // At that moment the files may have been as before, or in between.
+                    self.work = Work::Anything;
+                    self.lost_track = true;
                 }
-                self.settle(step);
-                Ok(Some(number(words.next()).unwrap_or(0)))
+                Ok(())
             }
-            "none" => match self.flight.take() {
-                None => Ok(None),
-                Some(_) => Err(format!("{step:?}: the worker found nothing to do")),
-            },
+            ("done", false) => Err(format!("{step:?} was done, but there was nothing to do")),
+            ("none", false) => Ok(()),
+            ("none", true) => Err(format!("{step:?}: the worker found nothing to do")),
             // On a disk that is gone everything fails, in the middle of whatever it was.
-            "failed" if self.end == End::PowerCut => Ok(None),
+            ("failed", _) if self.end == End::PowerCut => Ok(()),
             _ => Err(line.to_owned()),
         }
     }
@@ -203,8 +214,8 @@ impl Judge {
         }
     }
 
-    /// What is acknowledged has its durability from here on.
-    fn settle(&mut self, step: Step) {
+    /// What has returned is done.
+    fn end(&mut self, step: Step) {
         let Step { op, which, .. } = step;
         match op {
             Op::Close => drop(self.open.remove(&which)),
@@ -217,6 +228,11 @@ impl Judge {
             }
             _ => {}
         }
+    }
+
+    /// What is acknowledged has its durability from here on.
+    fn settle(&mut self, step: Step) {
+        let Step { op, which, .. } = step;
         let durability = self.program.options(which.0).durability;
         let changes = matches!(
             op,
@@ -271,7 +287,8 @@ impl Judge {
         check_list(place, &store, &found)?;
         sound(&store)?;
         let behind = tails(&before, &found);
-        let carries_on = !matches!(self.work, Work::Anything) && found.life(FILES.0).is_some();
+        let known = !matches!(self.work, Work::Anything) && !self.lost_track;
+        let carries_on = known && found.life(FILES.0).is_some();
         if carries_on {
             let session = store.session(&key(FILES.0)).map_err(|error| say("f", error))?;
             let files = session.files(place.workspace()).map_err(|error| say("files of f", error))?;
@@ -304,6 +321,7 @@ impl Judge {
     fn look_at_work(&self, place: &Place, found: &Model) -> Result<Seen, String> {
         let work = Place::files_below(&place.workspace()).map_err(|error| error.to_string())?;
         let must = match &self.work {
+            _ if self.lost_track => None,
             Work::Anything => None,
             Work::Are(files) => Some(files),
             Work::Move(before, after) => {

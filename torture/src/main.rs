@@ -7,6 +7,7 @@
 mod blocklog;
 mod child;
 mod crowd;
+mod failing;
 mod judge;
 mod kill;
 mod mount;
@@ -25,7 +26,9 @@ use crate::report::Report;
 const USAGE: &str = "usage: forklog-torture KIND... [--count N] [--seconds N] [--seed S] [--dir DIR]
 
   kill        processes are killed with SIGKILL while they work
-  powercut    file systems lose their disk while processes work: ext4 and XFS, or those of --fs
+  powercut    file systems lose their disk while processes work: ext4 and XFS, or that of --fs
+  blocklog    every state that a disk may be left in, from a log of its writes and flushes
+  failing     devices whose writes fail, below ext4 and XFS, and disks without room that have some again
 
   --count N   kills, power cuts, images, failing calls: how many of each kind
   --seconds N how long each kind may take
@@ -95,6 +98,12 @@ fn main() -> ExitCode {
             }
         };
     }
+    if std::env::var_os(mount::APART).is_some()
+        && let Err(error) = child::end_with_parent()
+    {
+        eprintln!("{error}");
+        return ExitCode::FAILURE;
+    }
     let mut sound = true;
     for kind in &asked.kinds {
         let file_systems = asked.fs.map_or(vec![mount::Kind::Ext4, mount::Kind::Xfs], |only| vec![only]);
@@ -104,6 +113,8 @@ fn main() -> ExitCode {
         let runs = match kind.as_str() {
             "kill" => vec![kill::run(&asked)],
             "powercut" => each(powercut::run),
+            "failing" => each(failing::device).into_iter().chain([failing::full(&asked)]).collect(),
+            "blocklog" => vec![blocklog::run(&asked)],
             _ => {
                 eprintln!("{USAGE}");
                 return ExitCode::from(2);

@@ -37,7 +37,7 @@ impl Kind {
         }
     }
 
-    /// Makes one in a file, or on a device.
+    /// Makes one in a file.
     pub(crate) fn make(self, on: &Path) -> Result<(), String> {
         match self {
             Self::Ext4 => {
@@ -57,11 +57,10 @@ pub(crate) struct Mount {
 }
 
 impl Mount {
-    /// Mounts a file or device.
+    /// Mounts a file.
     pub(crate) fn new(kind: Kind, on: &Path, at: &Path) -> Result<Self, String> {
-        let options = if on.starts_with("/dev") { "rw" } else { "loop" };
         fs::create_dir_all(at).map_err(|error| error.to_string())?;
-        tool("mount", ["-t", kind.name(), "-o", options], &[on, at])?;
+        tool("mount", ["-t", kind.name(), "-o", "loop"], &[on, at])?;
         Ok(Self { at: at.to_owned() })
     }
 
@@ -75,6 +74,12 @@ impl Mount {
     /// Changes its size.
     pub(crate) fn resize(&self, size: u64) -> Result<(), String> {
         tool("mount", ["-o", &format!("remount,size={size}")], &[&self.at])
+    }
+
+    /// Bytes that are in use.
+    pub(crate) fn used(&self) -> Result<u64, String> {
+        let found = rustix::fs::statvfs(&self.at).map_err(|error| error.to_string())?;
+        Ok((found.f_blocks - found.f_bfree) * found.f_frsize)
     }
 
     /// Takes its disk away from it, with all that is not on the disk: neither the log nor anything else is written any more.
