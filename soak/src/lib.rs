@@ -29,5 +29,6 @@ pub use faults::{FaultCase, KillCase, PROGRAM, WHATS};
 pub use trial::{Trial, Unit};
 pub use workspace::MemWorkspace;
 pub use world::{
-    Between, Did, NAMES, Op, PROCESSES, ROOT, SIDE, Step, World, all_options, key, new_record, open_store, path, side_name,
+    Between, Did, NAMES, Op, PROCESSES, ROOT, SIDE, Step, World, all_options, key, new_record, open_store, path,
+    side_name,
 };

@@ -689,13 +689,7 @@ impl Core {
 
     /// Which head move goes with files that were moved. One that no longer fits, because the conversation went on after a crash, leaves the
     /// conversation where it is.
-    fn head_move(
-        &self,
-        writer: &Writer,
-        step: &Step,
-        left: &Position,
-        commit: Commit,
-    ) -> Result<HeadMove> {
+    fn head_move(&self, writer: &Writer, step: &Step, left: &Position, commit: Commit) -> Result<HeadMove> {
         let finder = self.finder();
         let newest = left.moved.get();
         let back = |what, of: Offset, which: Option<u64>| {

@@ -206,7 +206,7 @@ impl Store {
             let _ = presence.remove();
             return Err(error);
         }
-        let session = Session::open_new(self, &key, (uid, bytes.len() as u64), presence, new.options)?;
+        let session = Session::open_new(self, &key, bytes.len() as u64, presence, new.options)?;
         session.core.created()?;
         Ok(session)
     }

@@ -93,7 +93,8 @@ impl Device {
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "qemu-storage-daemon"]);
         command.args(["--blockdev", &raw("disk", disk), "--blockdev", &raw("log", log)]);
-        command.args(["--blockdev", "driver=blklogwrites,node-name=logged,file=disk,log=log,log-super-update-interval=1"]);
+        command
+            .args(["--blockdev", "driver=blklogwrites,node-name=logged,file=disk,log=log,log-super-update-interval=1"]);
         let fuse = format!("type=fuse,id=out,node-name=logged,writable=on,mountpoint={}", path(export));
         let daemon = command.args(["--export", &fuse]).stdin(Stdio::null()).spawn();
         let device = Self { daemon: daemon.map_err(|error| format!("qemu-storage-daemon: {error}"))? };
@@ -135,7 +136,8 @@ pub(crate) fn run(asked: &Asked) -> Result<Report, String> {
     let mut report = Report::new("block log below ext4", "images");
     let mut round = 0;
     while !report.enough(asked, 500) {
-        let dir = tempfile::Builder::new().prefix("torture-disk-").tempdir_in(&asked.disks).map_err(|e| e.to_string())?;
+        let dir =
+            tempfile::Builder::new().prefix("torture-disk-").tempdir_in(&asked.disks).map_err(|e| e.to_string())?;
         if let Err(wrong) = one(asked, derive(asked.seed, round), dir.path(), &mut report) {
             report.violation(&format!("round {round}: {wrong}"), dir);
         }
@@ -185,13 +187,17 @@ fn one(asked: &Asked, seed: u64, dir: &Path, report: &mut Report) -> Result<(), 
         let before = (n + 1 - since.len()) as u64;
         if before >= begun && since.len() > 2 && rng.chance(1, 2) {
             let chosen = since.iter().filter(|entry| entry.flags & THROUGH != 0 || rng.chance(1, 2));
-            images.look(&base, chosen.copied(), before, report).map_err(|wrong| format!("before entry {n}: {wrong}"))?;
+            images
+                .look(&base, chosen.copied(), before, report)
+                .map_err(|wrong| format!("before entry {n}: {wrong}"))?;
         }
         for entry in since.drain(..) {
             entry.apply(&stable)?;
         }
         if n as u64 >= begun {
-            images.look(&base, std::iter::empty(), n as u64 + 1, report).map_err(|wrong| format!("entry {n}: {wrong}"))?;
+            images
+                .look(&base, std::iter::empty(), n as u64 + 1, report)
+                .map_err(|wrong| format!("entry {n}: {wrong}"))?;
         }
         if report.enough(asked, 500) {
             break;

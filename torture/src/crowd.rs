@@ -55,6 +55,7 @@ pub(crate) fn play(role: &str, dir: &Path, seed: u64, id: u64) -> io::Result<()>
     }
     let mut numbers = [0; THREADS as usize];
     for turn in 0.. {
+        let firsts = numbers;
         let opened = Store::open(place.store()).and_then(|store| store.session_with(&key(NAME), options(seed)));
         let session = match opened {
             Ok(session) => session,
@@ -68,7 +69,7 @@ pub(crate) fn play(role: &str, dir: &Path, seed: u64, id: u64) -> io::Result<()>
             let session = &session;
             let work = |(thread, number): (u64, &mut u64)| {
                 let (own, name) = (derive(derive(seed, id), turn * THREADS + thread), id * THREADS + thread);
-                let mut writer = Writer { session, name, next: *number, rng: Rng::new(own) };
+                let mut writer = Writer { session, name, first: *number, next: *number, rng: Rng::new(own) };
                 let done = writer.work();
                 *number = writer.next;
                 done
@@ -78,8 +79,8 @@ pub(crate) fn play(role: &str, dir: &Path, seed: u64, id: u64) -> io::Result<()>
             threads.into_iter().try_for_each(|thread| thread.join().map_err(|_| io::Error::other("panicked"))?)
         })?;
         let sync = session.close();
-        for (thread, number) in (0..THREADS).zip(&numbers).filter(|_| sync.is_ok()) {
-            say(&format!("synced {} {number}", id * THREADS + thread))?;
+        for (thread, (first, next)) in (0..THREADS).zip(firsts.iter().zip(&numbers)).filter(|_| sync.is_ok()) {
+            say(&format!("synced {} {first} {next}", id * THREADS + thread))?;
         }
     }
     Ok(())
@@ -89,6 +90,8 @@ pub(crate) fn play(role: &str, dir: &Path, seed: u64, id: u64) -> io::Result<()>
 struct Writer<'a> {
     session: &'a Session,
     name: u64,
+    /// The number of the first record that it appends through this handle.
+    first: u64,
     /// The number of its next record.
     next: u64,
     rng: Rng,
@@ -116,7 +119,7 @@ impl Writer<'_> {
     fn sync(&mut self) -> io::Result<Result<(), Error>> {
         let done = self.session.sync();
         if done.is_ok() {
-            say(&format!("synced {} {}", self.name, self.next))?;
+            say(&format!("synced {} {} {}", self.name, self.first, self.next))?;
         }
         Ok(done)
     }
@@ -188,8 +191,8 @@ pub(crate) struct Heard {
     /// When it returned.
     done: HashMap<(u64, u64), u64>,
     failed: HashSet<(u64, u64)>,
-    /// The records of each writer before this one are durable.
-    durable: BTreeMap<u64, u64>,
+    /// Acknowledged with [`Durability::Sync`], or synced since through the same handle.
+    durable: HashSet<(u64, u64)>,
     /// How many records a reader has seen.
     saw: u64,
     /// How many calls failed, by what was said.
@@ -207,7 +210,7 @@ impl Heard {
             (Some("done"), Some(w), Some(first), Some(len), Some(at)) => {
                 self.done.extend((first..first + len).map(|n| ((w, n), at)));
                 if durability == Some(Durability::Sync) {
-                    self.durable.insert(w, first + len);
+                    self.durable.extend((first..first + len).map(|n| (w, n)));
                 }
             }
             (Some("failed"), Some(w), Some(first), Some(len), _) => {
@@ -216,7 +219,9 @@ impl Heard {
                 let why = why.split(": ").skip(1).collect::<Vec<_>>().join(": ");
                 *self.failures.entry(why).or_default() += 1;
             }
-            (Some("synced"), Some(w), Some(n), ..) => drop(self.durable.insert(w, n)),
+            (Some("synced"), Some(w), Some(first), Some(next), _) => {
+                self.durable.extend((first..next).map(|n| (w, n)).filter(|name| self.done.contains_key(name)));
+            }
             (Some("saw"), Some(n), ..) => self.saw = self.saw.max(n),
             (Some("failed" | "closed"), ..) => *self.failures.entry(line.to_owned()).or_default() += 1,
             _ => return Err(line.to_owned()),
@@ -237,11 +242,16 @@ impl Heard {
         let mut batch = None;
         for (place, record) in records.iter().enumerate() {
             let value: Value = serde_json::from_slice(&record.payload).map_err(|error| error.to_string())?;
-            let member = |name: &str| value.get(name).and_then(Value::as_u64).ok_or_else(|| format!("not ours: {value}"));
+            let member =
+                |name: &str| value.get(name).and_then(Value::as_u64).ok_or_else(|| format!("not ours: {value}"));
             let (w, n, first, len) = (member("w")?, member("n")?, member("first")?, member("len")?);
             let begun = *self.begun.get(&(w, n)).ok_or_else(|| format!("{w} {n} was never appended"))?;
             let expected = next.insert(w, n + 1).unwrap_or(0);
-            if let Some(lost) = (expected..n).find(|lost| !self.failed.contains(&(w, *lost))) {
+            let may_be_lost = |n: u64| {
+                let name = (w, n);
+                self.failed.contains(&name) || (end == End::SyncFailed && !self.durable.contains(&name))
+            };
+            if let Some(lost) = (expected..n).find(|lost| !may_be_lost(*lost)) {
                 return Err(format!("record {place} is {n} of {w}, {lost} is not before it"));
             }
             if n < expected {
@@ -252,7 +262,9 @@ impl Heard {
             }
             batch = (n + 1 < first + len).then_some((w, n + 1));
             if self.done.get(&(w, n)).is_some_and(|done| *done < latest) {
-                return Err(format!("record {place}, {n} of {w}, was acknowledged before one that stands before it began"));
+                return Err(format!(
+                    "record {place}, {n} of {w}, was acknowledged before one that stands before it began"
+                ));
             }
             latest = latest.max(begun);
             places.insert((w, n), place);
@@ -260,10 +272,13 @@ impl Heard {
         if batch.is_some() {
             return Err("the last batch is not whole".to_owned());
         }
-        let must = |(w, n): &(u64, u64), done: u64| {
-            end == End::Killed || done < latest || self.durable.get(w).is_some_and(|durable| n < durable)
+        let must = |name: &(u64, u64), done: u64| match end {
+            End::Killed => true,
+            End::PowerCut => done < latest || self.durable.contains(name),
+            End::SyncFailed => self.durable.contains(name),
         };
-        if let Some((lost, _)) = self.done.iter().find(|(name, done)| must(name, **done) && !places.contains_key(name)) {
+        if let Some((lost, _)) = self.done.iter().find(|(name, done)| must(name, **done) && !places.contains_key(name))
+        {
             return Err(format!("{lost:?} was acknowledged and is not there; there are {} records", records.len()));
         }
         if end == End::Killed && self.saw > records.len() as u64 {

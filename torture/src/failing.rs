@@ -47,7 +47,11 @@ pub(crate) fn device(kind: Kind, asked: &Asked) -> Result<Report, String> {
         let mount = Mount::new(kind, &image, &at)?;
         report.cycles += 3;
         report.struck += u64::from(!crowd.heard.failures.is_empty());
-        report.seen(crowd.heard.look(&place, End::PowerCut)?);
+        let seen = crowd.heard.look(&place, End::SyncFailed);
+        report.seen(seen.map_err(|wrong| {
+            let failures = &crowd.heard.failures;
+            format!("seed {seed:#x}, {:?}: {wrong}\n    what failed: {failures:#?}", crowd::options(seed))
+        })?);
         mount.end()?;
         memory.end()
     })?;
@@ -89,7 +93,8 @@ fn rounds(
 ) -> Result<(), String> {
     let mut round = 0;
     while !report.enough(asked, 50) {
-        let dir = tempfile::Builder::new().prefix("torture-disk-").tempdir_in(&asked.disks).map_err(|e| e.to_string())?;
+        let dir =
+            tempfile::Builder::new().prefix("torture-disk-").tempdir_in(&asked.disks).map_err(|e| e.to_string())?;
         if let Err(wrong) = each(derive(asked.seed, round), dir.path(), report) {
             // It is mounted for this process alone, and gone with it.
             report.wrong(format!("round {round}: {wrong}"));

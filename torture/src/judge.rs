@@ -16,6 +16,8 @@ pub(crate) enum End {
     Killed,
     /// What was acknowledged as durable is there, and of the rest a part from the front.
     PowerCut,
+    /// What was acknowledged as durable is there, and of the rest any part: a sync that fails says that it may be lost.
+    SyncFailed,
 }
 
 /// How many operations are shown with a violation.
@@ -89,7 +91,8 @@ impl Judge {
         let mut words = line.split(' ');
         let word = words.next().unwrap_or_default();
         let number = |word: Option<&str>| word.and_then(|word| word.parse::<u64>().ok());
-        let step = number(words.next()).map(|n| self.program.step(n)).ok_or_else(|| format!("not understood: {line}"))?;
+        let step =
+            number(words.next()).map(|n| self.program.step(n)).ok_or_else(|| format!("not understood: {line}"))?;
         if word == "begin" {
             self.begin(step);
             return Ok(());
@@ -107,7 +110,6 @@ impl Judge {
                     self.settle(step);
                 } else if step.which == FILES {
                     // At that moment the files may have been as before, or in between.
-                    self.work = Work::Anything;
                     self.lost_track = true;
                 }
                 Ok(())
@@ -247,10 +249,7 @@ impl Judge {
                 | Op::Redo
                 | Op::Turn
         );
-        let always = matches!(
-            op,
-            Op::Sync | Op::Close | Op::Import | Op::FilesRewind | Op::FilesUndo | Op::FilesRedo
-        );
+        let always = matches!(op, Op::Sync | Op::Close | Op::Import | Op::FilesRewind | Op::FilesUndo | Op::FilesRedo);
         if op == Op::Delete {
             self.model.keep_name(which.0);
         } else if always || (changes && (self.end == End::Killed || durability == Some(Durability::Sync))) {
@@ -315,6 +314,7 @@ impl Judge {
         self.open.clear();
         self.flight = None;
         self.work = Work::Anything;
+        self.lost_track = false;
         Ok(seen)
     }
 
@@ -333,7 +333,8 @@ impl Judge {
             return Err(format!("the workspace has {work:?},\n    not {must:?}; {:?}", self.work));
         }
         let lives = || found.names.values().filter_map(|named| named.now());
-        let histories = lives().flat_map(|life| [&life.main].into_iter().chain(life.sides.values().map(|side| &side.0)));
+        let histories =
+            lives().flat_map(|life| [&life.main].into_iter().chain(life.sides.values().map(|side| &side.0)));
         let records = histories.map(|history| history.now().len() as u64).sum();
         let files = must.map_or(0, |must| must.len() as u64);
         Ok(Seen { sessions: lives().count() as u64, records, files })

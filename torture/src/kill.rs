@@ -44,7 +44,8 @@ fn program(seed: u64, dir: &std::path::Path, report: &mut Report) -> Result<(), 
         let program = Program(derive(seed, life));
         judge.next(program);
         let mut rng = Rng::new(program.0);
-        let task = Task { place: place.clone(), program, steps: (1_000 * life, 1_000 * life + 999), synced: false, log: None };
+        let task =
+            Task { place: place.clone(), program, steps: (1_000 * life, 1_000 * life + 999), synced: false, log: None };
         let mut player = Player::start(&play::worker(&task)).map_err(|error| error.to_string())?;
         for _ in 0..rng.below(160) {
             let line = player.line().ok_or("the worker ended")?;
