@@ -414,7 +414,7 @@ impl Store {
     }
 
     /// Copies the first `len` bytes of a transcript, each verified, to `target`.
-    fn copy(&self, source: &Transcript, len: u64, target: &Path) -> Result<()> {
+    pub(super) fn copy(&self, source: &Transcript, len: u64, target: &Path) -> Result<()> {
         let disk = &**self.disk();
         let dir = session_dir(target).join("lineage");
         self.make_dir(&dir)?;
@@ -468,6 +468,6 @@ fn copies(disk: &dyn crate::disk::Disk, session: &Path) -> Result<Vec<PathBuf>> 
 }
 
 /// Whether a transcript's path is that of a copy of an ancestor.
-fn is_copy(path: &Path) -> bool {
+pub(super) fn is_copy(path: &Path) -> bool {
     path.parent().and_then(Path::file_name).is_some_and(|dir| dir == "lineage")
 }

@@ -137,6 +137,31 @@ fn it_reads_what_differs_and_not_what_both_have() {
 
 /// A grave's copies of its ancestors may be the only ones.
 #[test]
+fn a_fork_within_what_a_rerooted_session_inherited_is_readable_although_the_ancestors_are_gone() {
+    let (_dir, store) = store();
+    let a = store.create(NewSession::named(key("a"))).expect("created");
+    append(&a, &["0", "1"]);
+    let b = fork(&store, "a", 1, "b");
+    append(&b, &["2", "3"]);
+    let c = fork(&store, "b", 2, "c");
+    append(&c, &["4"]);
+    drop((a, b, c));
+    store.reroot(&key("c")).expect("copied");
+    for id in ["a", "b"] {
+        store.delete(&key(id)).expect("deleted");
+    }
+    assert_eq!(store.gc(false).expect("collected").kept, 0);
+    drop((fork(&store, "c", 0, "d"), fork(&store, "c", 2, "e")));
+    store.delete(&key("c")).expect("deleted");
+    assert_eq!(store.gc(false).expect("collected").kept, 0);
+    for (id, len) in [("d", 1), ("e", 3)] {
+        let texts = store.read(&key(id)).and_then(|reader| reader.records().collect::<Result<Vec<_>, _>>());
+        assert_eq!(texts.expect("readable").len(), len);
+    }
+    assert!(store.verify(None, |_| {}).expect("verified").is_sound());
+}
+
+#[test]
 fn a_deleted_sessions_copies_of_its_ancestors_stay_while_a_fork_needs_them() {
     let (_dir, store) = store();
     let a = store.create(NewSession::named(key("a"))).expect("created");

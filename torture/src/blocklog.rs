@@ -15,7 +15,7 @@ use forklog_sim::{Rng, derive};
 
 use crate::child::Player;
 use crate::judge::{End, Judge};
-use crate::mount::{Kind, Mount, is_there, missing};
+use crate::mount::{Kind, Mount, is_there, missing, restart};
 use crate::place::Place;
 use crate::program::Program;
 use crate::report::Report;
@@ -174,6 +174,7 @@ fn one(asked: &Asked, seed: u64, dir: &Path, report: &mut Report) -> Result<(), 
     device.end()?;
     report.cycles += 1;
     let log = read(&log)?;
+    restart(dir)?;
     let images = Images { at: &at, place: &place, program, lines: &lines, image: file("image") };
     let mut rng = Rng::new(seed);
     let stable = File::options().read(true).write(true).open(&base).map_err(|error| error.to_string())?;

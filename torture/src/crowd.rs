@@ -79,6 +79,9 @@ pub(crate) fn play(role: &str, dir: &Path, seed: u64, id: u64) -> io::Result<()>
             threads.into_iter().try_for_each(|thread| thread.join().map_err(|_| io::Error::other("panicked"))?)
         })?;
         let sync = session.close();
+        if let Err(error) = &sync {
+            say(&format!("closed {error}"))?;
+        }
         for (thread, (first, next)) in (0..THREADS).zip(firsts.iter().zip(&numbers)).filter(|_| sync.is_ok()) {
             say(&format!("synced {} {first} {next}", id * THREADS + thread))?;
         }
@@ -197,10 +200,13 @@ pub(crate) struct Heard {
     saw: u64,
     /// How many calls failed, by what was said.
     pub(crate) failures: BTreeMap<String, u64>,
+    /// Everything, for who must understand a violation.
+    pub(crate) lines: Vec<String>,
 }
 
 impl Heard {
     pub(crate) fn hear(&mut self, durability: Option<Durability>, line: &str) -> Result<(), String> {
+        self.lines.push(line.to_owned());
         let words: Vec<&str> = line.split(' ').collect();
         let number = |at: usize| words.get(at).and_then(|word| word.parse::<u64>().ok());
         match (words.first().copied(), number(1), number(2), number(3), number(4)) {

@@ -1,6 +1,7 @@
 //! Disks that really fail: a block device whose writes fail, and one that is full and is given room again.
 
-use std::fs::File;
+use std::fs::{self, File};
+use std::io;
 use std::path::Path;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use crate::Asked;
 use crate::crowd::{self, Crowd};
 use crate::judge::End;
 use crate::mount::{Kind, Mount, missing};
+use crate::place::Place;
 use crate::report::Report;
 
 /// More than any run writes.
@@ -29,6 +31,7 @@ pub(crate) fn device(kind: Kind, asked: &Asked) -> Result<Report, String> {
         File::create(&image).and_then(|file| file.set_len(kind.size())).map_err(|error| error.to_string())?;
         kind.make(&image)?;
         let mount = Mount::new(kind, &image, &at)?;
+        mount.page_by_page()?;
         let place = crowd::found(&at.join("place"))?;
         // What stands so far stands; of the rest there is little.
         let mut rng = Rng::new(seed);
@@ -47,11 +50,11 @@ pub(crate) fn device(kind: Kind, asked: &Asked) -> Result<Report, String> {
         let mount = Mount::new(kind, &image, &at)?;
         report.cycles += 3;
         report.struck += u64::from(!crowd.heard.failures.is_empty());
-        let seen = crowd.heard.look(&place, End::SyncFailed);
-        report.seen(seen.map_err(|wrong| {
-            let failures = &crowd.heard.failures;
-            format!("seed {seed:#x}, {:?}: {wrong}\n    what failed: {failures:#?}", crowd::options(seed))
-        })?);
+        let seen = crowd.heard.look(&place, End::SyncFailed).map_err(|wrong| {
+            let kept = keep(&crowd, &place).unwrap_or_else(|error| error.to_string());
+            format!("seed {seed:#x}, {:?}: {wrong}\n    kept in {kept}", crowd::options(seed))
+        });
+        report.seen(seen?);
         mount.end()?;
         memory.end()
     })?;
@@ -84,6 +87,14 @@ pub(crate) fn full(asked: &Asked) -> Result<Report, String> {
         memory.end()
     })?;
     Ok(report)
+}
+
+/// What stands there and what was said, where it outlives the mount.
+fn keep(crowd: &Crowd, place: &Place) -> io::Result<String> {
+    let kept = tempfile::Builder::new().prefix("torture-").tempdir()?.keep();
+    place.copy_to(&kept)?;
+    fs::write(kept.join("heard"), crowd.heard.lines.join("\n"))?;
+    Ok(kept.display().to_string())
 }
 
 fn rounds(

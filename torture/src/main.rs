@@ -16,6 +16,7 @@ mod play;
 mod powercut;
 mod program;
 mod report;
+mod syscalls;
 mod worker;
 
 use std::path::PathBuf;
@@ -28,6 +29,7 @@ const USAGE: &str = "usage: forklog-torture KIND... [--count N] [--seconds N] [-
   kill        processes are killed with SIGKILL while they work
   powercut    file systems lose their disk while processes work: ext4 and XFS, or that of --fs
   blocklog    every state that a disk may be left in, from a log of its writes and flushes
+  syscalls    system calls of the command line fail, one after another
   failing     devices whose writes fail, below ext4 and XFS, and disks without room that have some again
 
   --count N   kills, power cuts, images, failing calls: how many of each kind
@@ -115,6 +117,7 @@ fn main() -> ExitCode {
             "powercut" => each(powercut::run),
             "failing" => each(failing::device).into_iter().chain([failing::full(&asked)]).collect(),
             "blocklog" => vec![blocklog::run(&asked)],
+            "syscalls" => vec![syscalls::run(&asked)],
             _ => {
                 eprintln!("{USAGE}");
                 return ExitCode::from(2);

@@ -41,9 +41,9 @@ impl Kind {
     pub(crate) fn make(self, on: &Path) -> Result<(), String> {
         match self {
             Self::Ext4 => {
-                // Made whole at once: what is made in the background later would be in the way of who counts writes.
+                // Blocks as large as pages, and made whole at once: what is made in the background later would be in the way.
                 let lazy = "lazy_itable_init=0,lazy_journal_init=0";
-                tool("mkfs.ext4", ["-q", "-F", "-E", lazy], &[on])
+                tool("mkfs.ext4", ["-q", "-F", "-b", "4096", "-E", lazy], &[on])
             }
             Self::Xfs => tool("mkfs.xfs", ["-q", "-f"], &[on]),
             Self::Btrfs => tool("mkfs.btrfs", ["-q", "-f"], &[on]),
@@ -69,6 +69,16 @@ impl Mount {
         fs::create_dir_all(at).map_err(|error| error.to_string())?;
         tool("mount", ["-t", "tmpfs", "-o", &format!("size={size}"), "torture"], &[at])?;
         Ok(Self { at: at.to_owned() })
+    }
+
+    /// Makes the loop device below ask for one page at a time. Where there is room for a part of what a request writes, loop devices
+    /// (Linux 6.18) say that all of it was written: that is a disk that lies, and nobody could keep a promise on it.
+    pub(crate) fn page_by_page(&self) -> Result<(), String> {
+        let mounts = fs::read_to_string("/proc/self/mounts").map_err(|error| error.to_string())?;
+        let own = |line: &&str| line.split(' ').nth(1) == self.at.to_str();
+        let device = mounts.lines().rfind(own).and_then(|line| line.split(' ').next()?.strip_prefix("/dev/"));
+        let limit = format!("/sys/block/{}/queue/max_sectors_kb", device.ok_or("no device below")?);
+        fs::write(limit, "4").map_err(|error| error.to_string())
     }
 
     /// Changes its size.
@@ -111,6 +121,17 @@ fn shut_down(root: &File) -> io::Result<()> {
     // SAFETY: both file systems read one `u32` from the address that is given, which `Setter` makes the address of a live one.
     unsafe { ioctl(root, Setter::<SHUTDOWN, u32>::new(NO_LOG_FLUSH)) }?;
     Ok(())
+}
+
+/// Makes this process and those that it starts believe that the machine was started again, as it is after a power cut.
+pub(crate) fn restart(scratch: &Path) -> Result<(), String> {
+    const RUN: &str = "/proc/sys/kernel/random/boot_id";
+    let id = fs::read_to_string("/proc/sys/kernel/random/uuid").map_err(|error| error.to_string())?;
+    let file = scratch.join("boot_id");
+    // Nothing is there the first time.
+    let _ = Command::new("umount").arg(RUN).stderr(Stdio::null()).status();
+    fs::write(&file, id).map_err(|error| error.to_string())?;
+    tool("mount", ["--bind"], &[&file, Path::new(RUN)])
 }
 
 /// Runs a program that must succeed.

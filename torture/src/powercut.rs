@@ -9,7 +9,7 @@ use forklog_sim::{Rng, derive};
 use crate::child::Player;
 use crate::crowd::{self, Crowd};
 use crate::judge::{End, Judge};
-use crate::mount::{Kind, Mount, missing};
+use crate::mount::{Kind, Mount, missing, restart};
 use crate::place::Place;
 use crate::program::Program;
 use crate::report::Report;
@@ -54,6 +54,7 @@ struct Machine<'a> {
 
 impl Machine<'_> {
     fn start(&self) -> Result<Mount, String> {
+        restart(self.image.parent().unwrap_or(self.image))?;
         Mount::new(self.kind, self.image, self.at)
     }
 

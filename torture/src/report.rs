@@ -19,6 +19,8 @@ pub(crate) struct Report {
     looked: u64,
     seen: Seen,
     violations: Vec<String>,
+    /// So many violations end the run.
+    most: usize,
     told: Duration,
 }
 
@@ -33,8 +35,14 @@ impl Report {
             looked: 0,
             seen: Seen::default(),
             violations: Vec::new(),
+            most: 1,
             told: Duration::ZERO,
         }
+    }
+
+    /// Does not end with the first violation.
+    pub(crate) fn go_on_for(&mut self, violations: usize) {
+        self.most = violations;
     }
 
     /// Whether as much was done as was asked for, or `usual` much.
@@ -47,7 +55,7 @@ impl Report {
         let most = asked.seconds.map_or(asked.count.unwrap_or(usual), |_| asked.count.unwrap_or(u64::MAX));
         self.struck >= most
             || asked.seconds.is_some_and(|most| time >= Duration::from_secs(most))
-            || !self.violations.is_empty()
+            || self.violations.len() >= self.most
     }
 
     /// Takes note of what was looked at.
