@@ -39,7 +39,7 @@ pub(crate) fn options(seed: u64) -> OpenOptions {
 }
 
 /// Nanoseconds that mean the same in every process.
-fn now() -> u64 {
+pub(crate) fn now() -> u64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
 }

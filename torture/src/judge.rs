@@ -282,6 +282,7 @@ impl Judge {
         let store = Store::open(place.store()).map_err(|error| say("the store does not open", error))?;
         let files = || place.store_files().map_err(|error| error.to_string());
         let before = files()?;
+        self.may_be_moved_from_earlier();
         let mut found = resolve_files(&store, &before, &self.model)?;
         check_list(place, &store, &found)?;
         sound(&store)?;
@@ -318,12 +319,42 @@ impl Judge {
         Ok(seen)
     }
 
+    /// A power cut in the middle of a rewind of files may take records that were never synced. Then the files go to their end all the same, and
+    /// the conversation with them from where it stands, or, if the place that it was to go to is gone, not at all.
+    fn may_be_moved_from_earlier(&mut self) {
+        let moves = matches!(self.work, Work::Move(..)) && self.end == End::PowerCut;
+        let life = self.model.names.get_mut(FILES.0).and_then(|named| named.lives.last_mut()?.as_mut());
+        let Some(history) = life.filter(|_| moves).map(|life| &mut life.main) else { return };
+        let after = history.now();
+        let moved = history.possible().iter().flat_map(|state| {
+            let to = |view: &[Item]| {
+                let mut undo = state.undo.clone();
+                undo.push(state.view.clone());
+                Content { view: view.to_vec(), undo, redo: Vec::new(), moves: state.moves + 1, ..state.clone() }
+            };
+            let back = |change: fn(&mut Content)| {
+                let mut next = state.clone();
+                change(&mut next);
+                (next.view == after.view && next.view != state.view).then_some(next)
+            };
+            let rewound = state.view.starts_with(&after.view).then(|| to(&after.view));
+            let ends = [Some(to(&state.view)), rewound, back(Content::undo), back(Content::redo)];
+            ends.into_iter().flatten().collect::<Vec<_>>()
+        });
+        let moved: Vec<Content> = moved.collect();
+        let at = history.floor;
+        history.states.splice(at..at, moved);
+    }
+
     fn look_at_work(&self, place: &Place, found: &Model) -> Result<Seen, String> {
         let work = Place::files_below(&place.workspace()).map_err(|error| error.to_string())?;
         let must = match &self.work {
             _ if self.lost_track => None,
             Work::Anything => None,
             Work::Are(files) => Some(files),
+            // Either, where the conversation lost what had not been synced before the files went back.
+            Work::Move(before, after) if self.end == End::PowerCut && work == *before => Some(before),
+            Work::Move(_, after) if self.end == End::PowerCut => Some(after),
             Work::Move(before, after) => {
                 let moved = found.now(FILES).moves == self.model.now(FILES).moves;
                 Some(if moved { after } else { before })

@@ -101,13 +101,16 @@ impl Machine<'_> {
             let mut crowd = Crowd::start(derive(seed, life), &place)?;
             crowd.work(Duration::from_micros(5_000 + rng.below(60_000) as u64))?;
             mount.shut_down().map_err(|error| format!("shut down: {error}"))?;
+            let cut = crowd::now();
             crowd.work(Duration::from_millis(3))?;
             crowd.end()?;
             mount.end()?;
             mount = self.start()?;
             report.cycles += 3;
             report.struck += 1;
-            let seen = crowd.heard.look(&place, End::PowerCut).map_err(|wrong| format!("crowd {life}: {wrong}"))?;
+            let seen = crowd.heard.look(&place, End::PowerCut).map_err(|wrong| {
+                format!("crowd {life}, {:?}, cut before {cut}: {wrong}", crowd::options(derive(seed, life)))
+            })?;
             report.seen(seen);
         }
         self.finish(mount)
