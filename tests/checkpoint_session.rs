@@ -171,6 +171,20 @@ fn files_alone_go_back_while_the_conversation_goes_on() {
 }
 
 #[test]
+fn an_undo_of_a_rewind_to_where_the_conversation_stood_brings_both_back() {
+    let place = Place::new();
+    let store = place.store();
+    let session = store.create(NewSession::named(key("a"))).expect("created");
+    let files = session.files(place.work()).expect("opened");
+    turn(&place, &session, &files, 0);
+    files.rewind(&seq(0), Scope::Both, &normal()).expect("rewound to where it is");
+    let before = place.image();
+    turn(&place, &session, &files, 1);
+    files.undo(&normal()).expect("undone");
+    assert_eq!((conversation(&store, "a").len(), place.image()), (1, before));
+}
+
+#[test]
 fn a_users_edit_is_kept_unless_forced_and_even_then_comes_back() {
     let place = Place::new();
     let store = place.store();

@@ -177,15 +177,23 @@ fn choose_life(
 ///
 /// What is wrong.
 pub fn resolve(store: &Store, disk: &SimDisk, model: &Model) -> Result<Model, String> {
-    let files = files(disk);
+    resolve_files(store, &files(disk), model)
+}
+
+/// [`resolve`] of a store whose files are these.
+///
+/// # Errors
+///
+/// What is wrong.
+pub fn resolve_files(store: &Store, files: &StoreFiles, model: &Model) -> Result<Model, String> {
     let (files_now, moving) = (model.files.clone(), model.moving.clone());
     let mut found = Model { count: model.count, files: files_now, moving, ..Model::default() };
     for (name, named) in &model.names {
         let mut sides = BTreeMap::new();
-        let main = read_both(store, &files, name, None)?;
+        let main = read_both(store, files, name, None)?;
         if main.is_some() {
             for side in store.sides(&key(name)).map_err(|error| error.to_string())? {
-                let read = read_both(store, &files, name, Some(side.as_str()))?;
+                let read = read_both(store, files, name, Some(side.as_str()))?;
                 sides.insert(side.to_string(), read.ok_or("a side transcript that is listed is not there")?);
             }
         }
@@ -204,7 +212,9 @@ pub fn resolve(store: &Store, disk: &SimDisk, model: &Model) -> Result<Model, St
     Ok(found)
 }
 
-fn comparable(mut entries: Vec<Entry>) -> Vec<Entry> {
+/// Entries as two lists of the same sessions have them: in one order, and without saying who is open.
+#[must_use]
+pub fn comparable(mut entries: Vec<Entry>) -> Vec<Entry> {
     entries.iter_mut().for_each(|entry| entry.live = false);
     entries.sort_by(|a, b| a.key.cmp(&b.key));
     entries
@@ -283,7 +293,7 @@ fn check_disk(image: &SimDisk, model: &Model, live: bool, again: Option<u64>, ta
     if !report.is_sound() {
         return Err(format!("a crash is called damage: {report:?}"));
     }
-    let tails = tails(image, &found);
+    let tails = tails(&files(image), &found);
     let damaged = store.objects().verify().map_err(|error| format!("verify objects: {error}"))?;
     if !damaged.is_empty() {
         return Err(format!("a crash is called damage: {damaged:?}"));
@@ -335,23 +345,24 @@ fn check_disk(image: &SimDisk, model: &Model, live: bool, again: Option<u64>, ta
     if let Some(wrong) = wrong {
         return Err(format!("after a second power cut: {wrong}"));
     }
-    check_quarantine(image, &tails)?;
+    check_quarantine(&files(image), &tails)?;
     let copy = image.after(Cut::Everything);
     let found = resolve(world.store(), image, &world.model).map_err(|error| format!("gone on with: {error}"))?;
     check_list(world.store(), &copy, &found).map_err(|error| format!("gone on with: {error}"))
 }
 
 /// Bytes behind the last line that counts, by the directory of their session: the next writer cuts them off.
-type Tails = Vec<(PathBuf, Vec<u8>)>;
+pub type Tails = Vec<(PathBuf, Vec<u8>)>;
 
-fn tails(image: &SimDisk, found: &Model) -> Tails {
-    let files = files(image);
+/// What the next writers will cut off.
+#[must_use]
+pub fn tails(files: &StoreFiles, found: &Model) -> Tails {
     let mut tails = Vec::new();
     for (name, named) in &found.names {
         let sides = named.now().into_iter().flat_map(|life| life.sides.keys().map(|side| Some(side.clone())));
         for side in [None].into_iter().chain(sides) {
             let asked = Name { project: "p".into(), session: (*name).into(), side };
-            let Ok(read) = reader::read_map(&files, &asked) else { continue };
+            let Ok(read) = reader::read_map(files, &asked) else { continue };
             let bytes = files.get(&reader::transcript_path(&asked)).map(Vec::as_slice).unwrap_or_default();
             let tail = usize::try_from(read.head.offset).ok().and_then(|end| bytes.get(end..)).unwrap_or_default();
             // Spaces are what a writer laid ahead.
@@ -364,11 +375,11 @@ fn tails(image: &SimDisk, found: &Model) -> Tails {
 }
 
 /// That nothing was cut off that is not kept in quarantine.
-fn check_quarantine(image: &SimDisk, tails: &Tails) -> Result<(), String> {
-    if tails.is_empty() {
-        return Ok(());
-    }
-    let files = files(image);
+///
+/// # Errors
+///
+/// Of which session it is missing.
+pub fn check_quarantine(files: &StoreFiles, tails: &Tails) -> Result<(), String> {
     for (dir, tail) in tails {
         let kept = |(path, bytes): (&PathBuf, &Vec<u8>)| path.starts_with(dir.join("quarantine")) && bytes == tail;
         if !files.iter().any(kept) {

@@ -20,9 +20,13 @@ mod trial;
 mod world;
 
 pub use case::{Case, Effort, Family, OPS, beginnings};
-pub use check::{Snapshots, StoreFiles, Tally, check_image, check_live, files, images, records, resolve};
+pub use check::{
+    Snapshots, StoreFiles, Tails, Tally, check_image, check_live, check_quarantine, comparable, files, images, records,
+    resolve, resolve_files, tails,
+};
 pub use faults::{FaultCase, KillCase, PROGRAM, WHATS};
 pub use trial::{Trial, Unit};
 pub use world::{
-    Between, Did, NAMES, Op, PROCESSES, ROOT, SIDE, Step, WORK, World, all_options, key, open_store, path,
+    Between, Did, NAMES, Op, PROCESSES, ROOT, SIDE, Step, WORK, World, all_options, key, new_record, open_store, path,
+    side_name,
 };

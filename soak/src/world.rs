@@ -40,7 +40,13 @@ pub fn key(name: &str) -> SessionKey {
     SessionKey::new("p", name).expect("a legal name")
 }
 
-pub(crate) fn side_name(side: &str) -> SideName {
+/// The name of a side transcript.
+///
+/// # Panics
+///
+/// When that is no legal name.
+#[must_use]
+pub fn side_name(side: &str) -> SideName {
     SideName::new(side).expect("a legal name")
 }
 
@@ -714,7 +720,13 @@ impl World {
     }
 }
 
-fn new_record((payload, id): &Rec) -> NewRecord<'_> {
+/// A record to append.
+///
+/// # Panics
+///
+/// When it is none.
+#[must_use]
+pub fn new_record((payload, id): &Rec) -> NewRecord<'_> {
     let record = NewRecord::json(payload.as_bytes()).expect("JSON");
     match id {
         Some(id) => record.id(RecordId::new(id.clone()).expect("a legal id")),

@@ -324,8 +324,10 @@ fn in_parallel<I: Sync, T: Send>(items: &[I], work: impl Fn(&I) -> Result<T> + S
         return work();
     }
     thread::scope(|scope| {
-        let running: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        let mut all = Vec::with_capacity(items.len());
+        // Where no more threads are to be had, fewer do it.
+        let start = |_| thread::Builder::new().spawn_scoped(scope, work).ok();
+        let running: Vec<_> = (1..threads).filter_map(start).collect();
+        let mut all = work()?;
         for thread in running {
             all.extend(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
         }

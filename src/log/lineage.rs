@@ -87,6 +87,8 @@ pub(crate) struct Lineage<'d> {
 pub(crate) struct Ancestor {
     pub(crate) uid: Uid,
     base: Option<Base>,
+    /// The main transcript of its session, as the base says that names it.
+    main: Option<Uid>,
     /// The most that is seen of the file: the end of the base that names it.
     pub(crate) limit: Position,
     /// Where it may be, in the order in which it is looked for.
@@ -210,6 +212,7 @@ impl<'d> Lineage<'d> {
     pub(crate) fn new(disk: &'d dyn Disk, layout: &'d Layout, own: &Transcript) -> Self {
         let first = Ancestor {
             uid: own.header.uid,
+            main: None,
             base: own.header.base.clone(),
             limit: Position { offset: Offset::new(u64::MAX), ..own.position(&own.start()) },
             places: Vec::new(),
@@ -295,8 +298,18 @@ impl<'d> Lineage<'d> {
         if self.chain.iter().any(|seen| seen.uid == limit.uid) {
             return lineage("it comes back to itself");
         }
-        let places = self.layout.bases(&self.chain[0].dir, &child.dir, base);
-        let mut next = Ancestor { uid: limit.uid, base: None, limit, places, dir: PathBuf::new(), held: None };
+        let mut places = self.layout.bases(&self.chain[0].dir, &child.dir, base);
+        // The session of the file that names it may be deleted while this is in use, and takes its copies along.
+        places.extend(child.main.map(|main| Layout::copy(&self.layout.grave(main), limit.uid)));
+        let mut next = Ancestor {
+            uid: limit.uid,
+            base: None,
+            main: Some(base.main),
+            limit,
+            places,
+            dir: PathBuf::new(),
+            held: None,
+        };
         let found = next.open(self.disk)?;
         next.base = found.header.base.clone();
         next.dir = session_dir(&found.path);

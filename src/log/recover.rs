@@ -16,13 +16,13 @@ const CHUNK: usize = 1 << 20;
 /// Puts in order what an unclean end left, and returns how much of the file is on stable storage then.
 ///
 /// Everything from the last promise on is written again in place and synced, since a sync that failed may have left it in memory
-/// only; `alone` is false when other writers are there, which vouch for their own bytes: then nothing is written again. Then what
-/// does not count is cut, of which quarantine has a copy by then. Killed at any step, it can be done again.
+/// only. Other writers that are there cannot vouch for it: the kernel tells those of a failure who had the file open, and this handle's
+/// syncs succeed. Then what does not count is cut, of which quarantine has a copy by then. Killed at any step, it can be done again.
 ///
 /// # Errors
 ///
 /// [`Error::Full`] and [`Error::Io`]; the lines that count are as they were.
-pub(crate) fn settle(disk: &dyn Disk, transcript: &Transcript, ends: &Ends, alone: bool) -> Result<u64> {
+pub(crate) fn settle(disk: &dyn Disk, transcript: &Transcript, ends: &Ends) -> Result<u64> {
     let end = ends.link.end;
     if ends.closed {
         return Ok(ends.promise);
@@ -31,16 +31,14 @@ pub(crate) fn settle(disk: &dyn Disk, transcript: &Transcript, ends: &Ends, alon
     if ends.len > end && !ends.padding {
         quarantine(disk, transcript, end, ends.len, "cut")?;
     }
-    if alone {
-        write_again(transcript, ends.doubtful, end)?;
-        file.sync().map_err(|error| Error::io("sync", path, error))?;
-    }
+    write_again(transcript, ends.doubtful, end)?;
+    file.sync().map_err(|error| Error::io("sync", path, error))?;
     // Not before: what follows an `xclose` is all that shows that it may be in memory only, should the sync fail.
     if ends.len > end {
         file.set_len(end).map_err(|error| Error::io("cut", path, error))?;
         file.sync().map_err(|error| Error::io("sync", path, error))?;
     }
-    Ok(if alone { end } else { ends.promise })
+    Ok(end)
 }
 
 /// Writes the lines of `[from, to)` over themselves.

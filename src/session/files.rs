@@ -124,6 +124,16 @@ enum Step {
     Redo(Offset),
 }
 
+/// What is written once files have been moved.
+struct HeadMove {
+    kind: &'static str,
+    /// The head move that it takes back.
+    of: Option<Offset>,
+    to: Position,
+    /// Whether the conversation stays where it is.
+    alone: bool,
+}
+
 /// Where a plan leads.
 struct Goal {
     target: State,
@@ -650,11 +660,11 @@ impl Core {
     fn commit_files(&self, root: &PathText, step: &Step, outcome: &Outcome, commit: Commit) -> Result<Position> {
         let done = self.change(|writer| {
             let left = self.transcript.position(&writer.state.tip);
-            let (kind, of, to) = self.head_move(writer, step, &left, commit)?;
+            let HeadMove { kind, of, to, alone } = self.head_move(writer, step, &left, commit)?;
             let files = Some(FilesMove {
                 uid: outcome.uid,
                 workspace: root.clone(),
-                alone: to == left,
+                alone,
                 before: text(&outcome.before),
                 seen: text(&outcome.seen),
             });
@@ -678,39 +688,32 @@ impl Core {
 
     /// Which head move goes with files that were moved. One that no longer fits, because the conversation went on after a crash, leaves the
     /// conversation where it is.
-    fn head_move(
-        &self,
-        writer: &Writer,
-        step: &Step,
-        left: &Position,
-        commit: Commit,
-    ) -> Result<(&'static str, Option<Offset>, Position)> {
+    fn head_move(&self, writer: &Writer, step: &Step, left: &Position, commit: Commit) -> Result<HeadMove> {
         let finder = self.finder();
         let newest = left.moved.get();
         let back = |what, of: Offset, which: Option<u64>| {
             if which != Some(of.get()) {
                 return Err(Error::NothingTo { what });
             }
-            let to = match self.transcript.move_at(of.get())?.files {
-                MovedFiles::Alone => *left,
-                MovedFiles::No | MovedFiles::Too => finder.before_move(&writer.state, of.get())?,
-            };
-            Ok((what, Some(of), to))
+            let alone = self.transcript.move_at(of.get())?.files == MovedFiles::Alone;
+            let to = if alone { *left } else { finder.before_move(&writer.state, of.get())? };
+            Ok(HeadMove { kind: what, of: Some(of), to, alone })
         };
+        let files_alone = HeadMove { kind: kind::REWIND, of: None, to: *left, alone: true };
         let found = match step {
-            Step::Rewind(None) => return Ok((kind::REWIND, None, *left)),
+            Step::Rewind(None) => return Ok(files_alone),
             Step::Rewind(Some(to)) => {
                 let to = Position::from(*to);
                 let here = finder.view(*left)?.has_place(&to);
-                here.then_some((kind::REWIND, None, to)).ok_or_else(|| Error::not_found(Named::Position, to))
+                // Where the conversation stands there already, too: undone later, it comes back to there with the files.
+                let both = HeadMove { kind: kind::REWIND, of: None, to, alone: false };
+                here.then_some(both).ok_or_else(|| Error::not_found(Named::Position, to))
             }
             Step::Undo(of) => back(kind::UNDO, *of, finder.undoable(newest)?),
             Step::Redo(of) => back(kind::REDO, *of, finder.redoable(newest)?),
         };
         match found {
-            Err(Error::NothingTo { .. } | Error::NotFound { .. }) if commit == Commit::Again => {
-                Ok((kind::REWIND, None, *left))
-            }
+            Err(Error::NothingTo { .. } | Error::NotFound { .. }) if commit == Commit::Again => Ok(files_alone),
             found => found,
         }
     }

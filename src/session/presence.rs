@@ -22,7 +22,7 @@ pub(crate) struct Note {
     pub(crate) format: u32,
     pub(crate) project: ProjectName,
     pub(crate) session: SessionId,
-    /// A writer's sync or cut failed: whoever opens the session next writes again what is doubtful.
+    /// A writer's sync or cut failed: what can be read of the transcript may be in memory only.
     pub(crate) poisoned: bool,
     /// A place in the main transcript, and what was known there, so that a list need not read what is before it.
     pub(crate) known: Option<Known>,
@@ -109,20 +109,6 @@ impl Presence {
                 return Ok(Some(Self { disk: disk.clone(), lock }));
             }
         }
-    }
-
-    /// Whether nobody else holds a share; this one is held afterwards as before.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Locked`] when the session is being deleted: asking gives the share back for a moment.
-    pub(crate) fn is_alone(&self) -> Result<bool> {
-        let alone = self.lock.try_take(LockMode::Exclusive)?;
-        self.lock.take(LockMode::Shared, Duration::from_secs(1))?;
-        if !self.lock.is_current(&*self.disk)? {
-            return Err(Error::Locked { path: self.lock.path().to_owned(), holder: None });
-        }
-        Ok(alone)
     }
 
     /// Gives the share back, and says whether it was the last. If so, nobody can join until this is dropped or removed.

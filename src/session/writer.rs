@@ -159,7 +159,7 @@ impl Session {
                         None => again,
                         Some(side) => open_named(disk, &dir, key, Some(side), How::Write)?,
                     };
-                    return Self::attach(store, key, side, (uid, 0), transcript, presence, options);
+                    return Self::attach(store, key, side, 0, transcript, presence, options);
                 }
                 Ok(_) | Err(Error::NotFound { .. }) => {
                     if presence.leave() {
@@ -177,13 +177,13 @@ impl Session {
     pub(crate) fn open_new(
         store: &Store,
         key: &SessionKey,
-        (main, synced): (Uid, u64),
+        synced: u64,
         presence: Presence,
         options: OpenOptions,
     ) -> Result<Self> {
         let dir = store.layout().session(&key.project, &key.session);
         let transcript = open_named(&**store.disk(), &dir, key, None, How::Write)?;
-        Self::attach(store, key, None, (main, synced), transcript, presence, options)
+        Self::attach(store, key, None, synced, transcript, presence, options)
     }
 
     /// Takes the write lock and puts in order what was left. The file's first `synced` bytes are on stable storage for sure.
@@ -191,7 +191,7 @@ impl Session {
         store: &Store,
         key: &SessionKey,
         side: Option<&SideName>,
-        (main, synced): (Uid, u64),
+        synced: u64,
         transcript: Transcript,
         presence: Presence,
         options: OpenOptions,
@@ -207,11 +207,8 @@ impl Session {
                 (state, ends) = again;
             }
         }
-        let note = Note::read(disk, &store.layout().marker(main));
-        let alone = presence.is_alone()?;
         let whole = synced == ends.link.end && ends.len == synced;
-        let rewrite = alone || options.sharing == Sharing::Exclusive || note.is_some_and(|note| note.poisoned);
-        let synced = if whole { synced } else { recover::settle(disk, &transcript, &ends, rewrite)? };
+        let synced = if whole { synced } else { recover::settle(disk, &transcript, &ends)? };
         state.tip.link.synced = ends.link.synced;
         let path = &transcript.path;
         let durability = options.durability.unwrap_or(store.durability());
@@ -712,7 +709,10 @@ impl Core {
         }
         if self.side.is_none() {
             self.summarise(writer)?;
-            let note = Note { known: self.known(writer), ..Note::new(&self.key) };
+            // Another writer's sync may have failed.
+            let before = Note::read(disk, &self.store.layout().marker(self.transcript.header.uid));
+            let poisoned = before.is_some_and(|note| note.poisoned);
+            let note = Note { poisoned, known: self.known(writer), ..Note::new(&self.key) };
             if let Some(presence) = &writer.presence {
                 presence.write(&note, self.store.now())?;
             }
@@ -742,8 +742,7 @@ impl Core {
         })
     }
 
-    /// Tells whoever opens the session next that its end is not to be believed. Where that fails too, an unclean end says
-    /// the same to everybody but a writer that shares the session.
+    /// Tells who would publish what can be read of the session that it is not to be believed.
     fn note_poison(&self, writer: &Writer) {
         if let Some(presence) = &writer.presence {
             let note = Note { poisoned: true, ..Note::new(&self.key) };

@@ -445,7 +445,7 @@ impl Store {
     }
 
     /// Copies the first `len` bytes of a transcript to `target`, whose name the caller syncs.
-    fn copy(&self, source: &Transcript, len: u64, target: &Path) -> Result<()> {
+    pub(super) fn copy(&self, source: &Transcript, len: u64, target: &Path) -> Result<()> {
         let disk = &**self.disk();
         let dir = session_dir(target).join("lineage");
         self.make_dir(&dir)?;
@@ -500,6 +500,6 @@ fn copies(disk: &dyn crate::disk::Disk, session: &Path) -> Result<Vec<PathBuf>> 
 }
 
 /// Whether a transcript's path is that of a copy of an ancestor.
-fn is_copy(path: &Path) -> bool {
+pub(super) fn is_copy(path: &Path) -> bool {
     path.parent().and_then(Path::file_name).is_some_and(|dir| dir == "lineage")
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 use serde_json::{Map as Object, Value};
 
 use super::Store;
+use super::admin::is_copy;
 use crate::disk::{How, LockMode};
 use crate::error::{Error, Result};
 use crate::format::control::{self, Base, Header, Side};
@@ -14,6 +15,7 @@ use crate::format::{self, json};
 use crate::ids::{Position, ProjectName, SessionId, SessionKey, SideName, Uid};
 use crate::log::files::checkpoint_at;
 use crate::log::lineage::{Layout, Lineage};
+use crate::log::transcript::Transcript;
 use crate::session::{At, Lock, OpenOptions, PATIENCE, Presence, Reader, Session, check_meta, open_named};
 use crate::time::Timestamp;
 
@@ -103,7 +105,7 @@ impl Store {
     ///
     /// [`Error::Exists`], [`Error::BadArgument`] of the metadata, [`Error::Full`], [`Error::Io`].
     pub fn create(&self, new: NewSession) -> Result<Session> {
-        self.make(new, None)
+        self.make(new, None, &[])
     }
 
     /// Creates a session whose conversation begins with that of `parent` up to and including the record that `at` names, and opens
@@ -111,7 +113,8 @@ impl Store {
     ///
     /// With a record it has the checkpoint of the whole workspace that belongs to it, if there is one. Bytes are shared, not copied; the parent may be live, and needs no lock. It is synced up to there first, so that a power cut
     /// cannot leave the fork hanging. A fork inherits tags and model, not title or archived. Cost: as
-    /// [`Store::create`], whatever the parent's size, and a sync of the parent when that has not been synced so far.
+    /// [`Store::create`], whatever the parent's size, and a sync of the parent when that has not been synced so far. Of a parent that was
+    /// [rerooted](Store::reroot), a fork within what it inherited copies that.
     ///
     /// # Errors
     ///
@@ -144,9 +147,26 @@ impl Store {
                 new.meta.entry(name).or_insert_with(|| value.clone());
             }
         }
-        let session = self.make(new, Some(base))?;
+        let copies = self.only_copies(&reader, &base)?;
+        let session = self.make(new, Some(base), &copies)?;
         drop(guard);
         Ok(session)
+    }
+
+    /// What a fork with this base needs of the copies that `reader`'s session has of its ancestors, each with its length. Nobody looks for them
+    /// in that session, and the ancestors may be gone.
+    fn only_copies(&self, reader: &Reader, base: &Base) -> Result<Vec<(Transcript, u64)>> {
+        let disk = &**self.disk();
+        let mut lineage = Lineage::new(disk, self.layout(), reader.transcript());
+        let owner = Position::from(base.at).uid;
+        let mut copies = Vec::new();
+        for ancestor in lineage.ancestors()?.iter().skip_while(|ancestor| ancestor.uid != owner) {
+            let source = ancestor.open(disk)?;
+            if is_copy(&source.path) {
+                copies.push((source, ancestor.limit.offset.get()));
+            }
+        }
+        Ok(copies)
     }
 
     /// The base for a fork at `position` of `reader`'s history; everything before it survives a power cut.
@@ -175,7 +195,7 @@ impl Store {
         })
     }
 
-    fn make(&self, new: NewSession, base: Option<Base>) -> Result<Session> {
+    fn make(&self, new: NewSession, base: Option<Base>, copies: &[(Transcript, u64)]) -> Result<Session> {
         let meta = Value::Object(new.meta);
         check_meta(&meta)?;
         let id = match new.id {
@@ -200,7 +220,7 @@ impl Store {
         // The marker is there before the session is, after a power cut too: no list misses it.
         let marker = self.layout().marker(uid);
         let presence = Presence::join(self.disk(), &marker, &key, PATIENCE, self.now())?;
-        if let Err(error) = self.put_in_place(&temp, &bytes, &key) {
+        if let Err(error) = self.put_in_place(&temp, &bytes, copies, &key) {
             // Where the directory has left its temporary name, the session is there all the same, and only its marker leads a list to it.
             if self.disk().stat(&temp).is_ok() {
                 let _ = self.disk().remove_file(&temp.join("transcript.jsonl"));
@@ -209,14 +229,21 @@ impl Store {
             }
             return Err(error);
         }
-        let session = Session::open_new(self, &key, (uid, bytes.len() as u64), presence, new.options)?;
+        let session = Session::open_new(self, &key, bytes.len() as u64, presence, new.options)?;
         session.core.created()?;
         Ok(session)
     }
 
     /// Makes a session's directory under a temporary name, and gives it its own.
-    fn put_in_place(&self, temp: &Path, bytes: &[u8], key: &SessionKey) -> Result<()> {
+    fn put_in_place(&self, temp: &Path, bytes: &[u8], copies: &[(Transcript, u64)], key: &SessionKey) -> Result<()> {
         self.write_new(&temp.join("transcript.jsonl"), bytes)?;
+        for (source, len) in copies {
+            self.copy(source, *len, &Layout::copy(temp, source.header.uid))?;
+        }
+        if !copies.is_empty() {
+            let dir = temp.join("lineage");
+            self.disk().sync_dir(&dir).map_err(|error| Error::io("sync", &dir, error))?;
+        }
         // Wherever the directory is found after a power cut, it holds the transcript. File systems with a journal have nothing
         // left to do here: the sync of the file took all of this along.
         for dir in [temp, &self.dir("tmp"), &self.dir("live")] {

@@ -159,7 +159,8 @@ impl Store {
         let threads = std::thread::available_parallelism().map_or(1, usize::from).min(sessions.len().max(1));
         std::thread::scope(|scope| {
             for _ in 1..threads {
-                scope.spawn(work);
+                // Where no more threads are to be had, fewer do it.
+                let _ = std::thread::Builder::new().spawn_scoped(scope, work);
             }
             work();
         });
@@ -436,10 +437,16 @@ fn in_parallel<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> 
     let first = parts.next().unwrap_or_default();
     let work = &work;
     std::thread::scope(|scope| {
-        let rest: Vec<_> = parts.map(|part| scope.spawn(move || part.iter().map(work).collect::<Vec<R>>())).collect();
-        let mut done: Vec<R> = first.iter().map(work).collect();
+        let all = move |part: &[T]| part.iter().map(work).collect::<Vec<R>>();
+        // Where no more threads are to be had, this one does it.
+        let start = |part| std::thread::Builder::new().spawn_scoped(scope, move || all(part)).map_err(|_| part);
+        let rest: Vec<_> = parts.map(start).collect();
+        let mut done = all(first);
         for part in rest {
-            done.extend(part.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+            match part {
+                Ok(thread) => done.extend(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))),
+                Err(part) => done.extend(all(part)),
+            }
         }
         done
     })

@@ -205,7 +205,8 @@ impl Store {
         let threads = std::thread::available_parallelism().map_or(1, usize::from).min(paths.len().max(1));
         std::thread::scope(|scope| {
             for _ in 1..threads {
-                scope.spawn(work);
+                // Where no more threads are to be had, fewer do it.
+                let _ = std::thread::Builder::new().spawn_scoped(scope, work);
             }
             work();
         });

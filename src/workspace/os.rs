@@ -276,9 +276,15 @@ impl Workspace for OsWorkspace {
         }
         // At once, so that the file system can put them into one write of its journal.
         thread::scope(|scope| {
-            let running: Vec<_> = files.iter().map(|path| scope.spawn(|| self.sync_file(path))).collect();
-            let done = running.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)));
-            done.collect::<io::Result<()>>()
+            // Where no more threads are to be had, this one does it.
+            let start =
+                |path| thread::Builder::new().spawn_scoped(scope, move || self.sync_file(path)).map_err(|_| path);
+            let running: Vec<_> = files.iter().map(start).collect();
+            let end = |running: Result<thread::ScopedJoinHandle<'_, _>, _>| match running {
+                Ok(thread) => thread.join().unwrap_or_else(|panic| resume_unwind(panic)),
+                Err(path) => self.sync_file(path),
+            };
+            running.into_iter().try_for_each(end)
         })?;
         dirs.iter().try_for_each(|dir| self.sync_dir(dir))
     }

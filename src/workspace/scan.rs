@@ -113,7 +113,8 @@ pub(crate) fn scan<V: Visit>(workspace: &dyn Workspace, options: &ScanOptions, v
     let cores = thread::available_parallelism().map_or(1, usize::from);
     thread::scope(|scope| {
         for _ in 1..cores {
-            scope.spawn(|| scan.work());
+            // Where no more threads are to be had, fewer do it.
+            let _ = thread::Builder::new().spawn_scoped(scope, || scan.work());
         }
         scan.work();
     });

@@ -1,12 +1,37 @@
 //! Calls that fail, each in turn: what was acknowledged stays, errors have their type, and the store opens afterwards.
 
 use forklog::disk::{Disk, How};
-use forklog::{Durability, Kind, OpenOptions};
-use forklog_sim::{Cut, Errno, Fault, Op as SimOp, Points, What, derive};
+use forklog::{Durability, Kind, NewSession, OpenOptions, Sharing};
+use forklog_sim::{Cut, Errno, Fault, Op as SimOp, Points, SimDisk, What, derive};
 use forklog_soak::model::Which;
 use forklog_soak::{Did, FaultCase, Op, Snapshots, Tally, Unit, World, check_image, images, key, open_store, records};
 
 const A: Which = Which("a", None);
+
+/// A writer whose sync had failed was still there, and had not said so: the next to share the session took what it read for what is on
+/// the disk, and its own sync for a promise of all of it.
+#[test]
+fn what_a_failed_sync_lost_is_written_again_although_others_share_the_session() {
+    let disk = SimDisk::new(9);
+    let shared =
+        OpenOptions { durability: Some(Durability::Sync), sharing: Sharing::PerCall, ..OpenOptions::default() };
+    let open = |n| open_store(&disk.process(), n).expect("it opens");
+    let first = open(1).create(NewSession::named(key("a")).options(shared)).expect("created");
+    let second = open(2).session_with(&key("a"), shared).expect("shared");
+    first.append(&1).expect("there is room");
+    disk.add_fault(Fault::at(1, What::LoseDirty(Errno::Io)).on(SimOp::Sync).in_path("transcript.jsonl"));
+    disk.add_fault(Fault::at(1, What::Fail(Errno::Io)).on(SimOp::Write).in_path("live"));
+    first.append(&2).expect_err("the sync fails");
+    assert_eq!(disk.fault_hits(), 2);
+    disk.clear_faults();
+    let third = open(3).session_with(&key("a"), shared).expect("shared");
+    third.append(&3).expect("the disk is well again");
+    let image = disk.after(Cut::Nothing);
+    let reader = open_store(&image.process(), 4).and_then(|store| store.read(&key("a"))).expect("sound");
+    let payloads: Vec<_> = records(&reader).expect("sound").into_iter().map(|record| record.0).collect();
+    assert_eq!(payloads, ["1", "2", "3"]);
+    drop((first, second, third));
+}
 
 /// What stood behind the `xclose` was cut before the sync that failed, and the next to open took the file for one that was closed.
 #[test]

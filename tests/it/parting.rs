@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use forklog::{At, NewSession, Reader, Seq, Session, SessionKey, Store, StoreOptions};
+use forklog::{At, NewRecord, NewSession, Reader, RecordId, Seq, Session, SessionKey, Store, StoreOptions};
 use forklog_sim::SimDisk;
 use serde_json::json;
 
@@ -136,6 +136,51 @@ fn it_reads_what_differs_and_not_what_both_have() {
 }
 
 /// A grave's copies of its ancestors may be the only ones.
+#[test]
+fn a_fork_within_what_a_rerooted_session_inherited_is_readable_although_the_ancestors_are_gone() {
+    let (_dir, store) = store();
+    let a = store.create(NewSession::named(key("a"))).expect("created");
+    append(&a, &["0", "1"]);
+    let b = fork(&store, "a", 1, "b");
+    append(&b, &["2", "3"]);
+    let c = fork(&store, "b", 2, "c");
+    append(&c, &["4"]);
+    drop((a, b, c));
+    store.reroot(&key("c")).expect("copied");
+    for id in ["a", "b"] {
+        store.delete(&key(id)).expect("deleted");
+    }
+    assert_eq!(store.gc(false).expect("collected").kept, 0);
+    drop((fork(&store, "c", 0, "d"), fork(&store, "c", 2, "e")));
+    store.delete(&key("c")).expect("deleted");
+    assert_eq!(store.gc(false).expect("collected").kept, 0);
+    for (id, len) in [("d", 1), ("e", 3)] {
+        let texts = store.read(&key(id)).and_then(|reader| reader.records().collect::<Result<Vec<_>, _>>());
+        assert_eq!(texts.expect("readable").len(), len);
+    }
+    assert!(store.verify(None, |_| {}).expect("verified").is_sound());
+}
+
+#[test]
+fn an_open_fork_goes_on_while_its_rerooted_parent_is_deleted() {
+    let (_dir, store) = store();
+    let a = store.create(NewSession::named(key("a"))).expect("created");
+    append(&a, &["0", "1"]);
+    let b = fork(&store, "a", 1, "b");
+    append(&b, &["2", "3"]);
+    let c = fork(&store, "b", 2, "c");
+    drop((a, b));
+    store.reroot(&key("b")).expect("copied");
+    store.delete(&key("a")).expect("deleted");
+    store.gc(false).expect("collected");
+    let with_id = |id: &str| NewRecord::json(b"1").expect("JSON").id(RecordId::new(id).expect("legal"));
+    let reader = store.read(&key("c")).expect("readable");
+    c.append_record(&with_id("x")).expect("its view can be read");
+    store.delete(&key("b")).expect("deleted");
+    c.append_record(&with_id("y")).expect("its view can still be read");
+    assert_eq!(reader.records().collect::<Result<Vec<_>, _>>().expect("readable").len(), 3);
+}
+
 #[test]
 fn a_deleted_sessions_copies_of_its_ancestors_stay_while_a_fork_needs_them() {
     let (_dir, store) = store();
