@@ -283,9 +283,12 @@ impl Heard {
             End::PowerCut => done < latest || self.durable.contains(name),
             End::SyncFailed => self.durable.contains(name),
         };
-        if let Some((lost, _)) = self.done.iter().find(|(name, done)| must(name, **done) && !places.contains_key(name))
-        {
-            return Err(format!("{lost:?} was acknowledged and is not there; there are {} records", records.len()));
+        let missing = self.done.iter().find(|(name, done)| must(name, **done) && !places.contains_key(name));
+        if let Some((lost, at)) = missing {
+            let (len, durable) = (records.len(), self.durable.contains(lost));
+            return Err(format!(
+                "{lost:?} was acknowledged at {at}, durable: {durable}, and is not among {len} records"
+            ));
         }
         if end == End::Killed && self.saw > records.len() as u64 {
             return Err(format!("a reader saw {} records, there are {}", self.saw, records.len()));
