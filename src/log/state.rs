@@ -225,7 +225,7 @@ impl State {
                 None
             }
             other if other.starts_with('x') => {
-                self.tip = self.tip.after(start, whole, None);
+                self.tip.pass(start, whole, None);
                 return Ok(());
             }
             other => return Err(transcript.newer(start, other)),
@@ -235,7 +235,7 @@ impl State {
     }
 
     fn pass(&mut self, start: u64, whole: &Whole<'_>, found: Option<&Move>) -> Result<()> {
-        self.tip = self.tip.after(start, whole, found);
+        self.tip.pass(start, whole, found);
         self.settled = self.tip;
         if !whole.link.more {
             self.sample();
