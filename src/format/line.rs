@@ -153,6 +153,7 @@ fn kind_at(id: usize) -> usize {
 }
 
 impl Whole<'_> {
+    #[inline]
     pub(crate) fn frame(&self) -> Frame {
         Frame {
             id: self.id.map_or(0, str::len),
@@ -252,6 +253,7 @@ pub(crate) fn decode(bytes: &[u8], before: Link) -> Line<'_> {
 }
 
 /// Checks the bytes of one line, its line feed included.
+#[inline]
 pub(crate) fn check(line: &[u8], before: Link) -> Result<Whole<'_>, &'static str> {
     let (body, crc) = split_crc(line)?;
     let covered = &line[..line.len() - 8 - END.len()];
@@ -306,6 +308,7 @@ pub(crate) fn header_payload(line: &[u8]) -> Option<&[u8]> {
 }
 
 /// Divides a line into what stands before its checksum member, and the checksum.
+#[inline]
 fn split_crc(line: &[u8]) -> Result<(&[u8], Crc), &'static str> {
     let rest = line.strip_suffix(END).ok_or_else(|| foreign(line))?;
     let (rest, digits) = rest.split_last_chunk::<8>().ok_or("the line is too short")?;
@@ -330,11 +333,13 @@ fn foreign(line: &[u8]) -> &'static str {
     }
 }
 
+#[inline]
 fn split_synced(body: &[u8]) -> Option<(&[u8], u64)> {
     let (rest, digits) = body.strip_suffix(b"\"")?.split_last_chunk::<12>()?;
     Some((rest.strip_suffix(SYNCED)?, unhex(digits)?))
 }
 
+#[inline]
 fn split_time(body: &[u8]) -> Option<(&[u8], &[u8])> {
     let (at, rest) = body.strip_prefix(AT)?.split_at_checked(Timestamp::LEN)?;
     Some((at, rest.strip_prefix(AFTER_AT).filter(|_| is_time(at))?))
@@ -350,6 +355,7 @@ fn split_id(rest: &[u8]) -> Option<(Option<&str>, &[u8])> {
 }
 
 /// Divides what follows the time and id into kind and payload.
+#[inline]
 fn split_kind(rest: &[u8]) -> Option<(&str, &[u8])> {
     if let Some(payload) = rest.strip_prefix(b"data\":") {
         return Some((kind::DATA, payload)).filter(|_| !payload.is_empty());
@@ -362,6 +368,7 @@ fn split_kind(rest: &[u8]) -> Option<(&str, &[u8])> {
 }
 
 /// The crc of a line whose predecessor's is `before`.
+#[inline]
 fn chain(before: Crc, covered: &[u8]) -> Crc {
     let mut hasher = crc32fast::Hasher::new_with_initial(before.0);
     hasher.update(covered);
