@@ -1,6 +1,6 @@
 //! The goals of this crate's speed, each a ratio of two medians from one run.
 //!
-//! `cargo bench --bench goals [-- --dir DIR] [--mib N] [--sessions N] [--rounds N]`. Every answer is checked before it is timed. DIR should be on the
+//! `cargo bench --bench goals [-- --dir DIR] [--mib N] [--sessions N] [--rounds N] [--only appends|durable|large|lists]`. Every answer is checked before it is timed. DIR should be on the
 //! disk that is to be judged; lists are measured in memory-backed storage where there is some, since only making the
 //! sessions waits for a disk.
 #![expect(clippy::expect_used, clippy::unwrap_used, reason = "a bench that cannot do its work has nothing to say")]
@@ -8,7 +8,7 @@
 use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use forklog::{At, Durability, Filter, NewRecord, NewSession, NoDigest, OpenOptions, Seq, Session, SessionKey, Store};
@@ -23,10 +23,11 @@ struct Options {
     mib: u64,
     sessions: u64,
     rounds: usize,
+    only: Option<String>,
 }
 
 fn options() -> Options {
-    let mut options = Options { dir: PathBuf::from("."), mib: 1024, sessions: 100_000, rounds: 7 };
+    let mut options = Options { dir: PathBuf::from("."), mib: 1024, sessions: 100_000, rounds: 7, only: None };
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         let mut value = || args.next().expect("a value follows");
@@ -35,6 +36,7 @@ fn options() -> Options {
             "--mib" => options.mib = value().parse().expect("a number"),
             "--sessions" => options.sessions = value().parse().expect("a number"),
             "--rounds" => options.rounds = value().parse().expect("a number"),
+            "--only" => options.only = Some(value()),
             _ => {}
         }
     }
@@ -52,10 +54,19 @@ fn main() {
         std::env::consts::OS
     );
     println!("{:<58} {:>12} {:>12} {:>7}  goal", "work", "ours", "against", "ratio");
-    appends(temp.path(), options.rounds);
-    durable(temp.path(), options.rounds);
-    large(temp.path(), &options);
-    lists(&options);
+    let wanted = |part: &str| options.only.as_ref().is_none_or(|only| only == part);
+    if wanted("appends") {
+        appends(temp.path(), options.rounds);
+    }
+    if wanted("durable") {
+        durable(temp.path(), options.rounds);
+    }
+    if wanted("large") {
+        large(temp.path(), &options);
+    }
+    if wanted("lists") {
+        lists(&options);
+    }
 }
 
 fn row(work: &str, ours: Duration, against: Duration, goal: &str) {
@@ -187,15 +198,21 @@ fn durable(dir: &Path, rounds: usize) {
     let json = serde_json::to_string(&Message { r#type: "note", text: &text() }).unwrap();
     let raw = RawValue::from_string(json.clone()).unwrap();
     let line = vec![b'x'; json.len() + FRAME];
-    let bare = |round: usize, group: usize| {
+    let bare = |round: usize, threads: usize| {
         let path = dir.join(format!("durable-{round}"));
-        let (mut file, bytes) = (File::create(&path).unwrap(), line.repeat(group));
+        let group = Group { file: File::create(&path).unwrap(), state: Mutex::default(), done: Condvar::new() };
         let took = timed(|| {
-            (0..N / group).for_each(|_| {
-                file.write_all(&bytes).unwrap();
-                file.sync_data().unwrap();
-            });
+            if threads == 1 {
+                (0..N).for_each(|_| {
+                    (&group.file).write_all(&line).unwrap();
+                    group.file.sync_data().unwrap();
+                });
+            } else {
+                let append = || (0..N / threads).for_each(|_| group.append(&line));
+                std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(append))));
+            }
         });
+        assert_eq!(std::fs::read(&path).unwrap(), line.repeat(N));
         std::fs::remove_file(path).unwrap();
         took
     };
@@ -222,7 +239,7 @@ fn durable(dir: &Path, rounds: usize) {
         std::fs::remove_dir_all(store.path()).unwrap();
         took
     };
-    for (threads, padding, group, goal) in [
+    for (threads, padding, others, goal) in [
         (1, 0, 1, "(0.95)"),
         (1, 256 << 10, 1, "(1.3)"),
         (8, 0, 1, "(2.5)"),
@@ -231,10 +248,50 @@ fn durable(dir: &Path, rounds: usize) {
         (8, 0, 8, "(0.9)"),
         (32, 0, 32, "(0.9)"),
     ] {
-        let (a, b) = pair(rounds, |round| ours(round, threads, padding), |round| bare(round, group));
+        let (a, b) = pair(rounds, |round| ours(round, threads, padding), |round| bare(round, others));
         let padded = if padding > 0 { ", spaces ahead" } else { "" };
-        let against = if group == 1 { "write+fdatasync".to_owned() } else { format!("one for {group}") };
+        let against = if others == 1 { "write+fdatasync" } else { "bare group commit" };
         row(&format!("durable append, {threads} threads{padded} / {against}"), per(a, N), per(b, N), goal);
+    }
+}
+
+/// Group commit and nothing else: threads hand over their bytes, and whoever finds no sync running writes and syncs what has come
+/// together by then.
+struct Group {
+    file: File,
+    state: Mutex<Pending>,
+    done: Condvar,
+}
+
+#[derive(Default)]
+struct Pending {
+    bytes: Vec<u8>,
+    /// Records that were put into `bytes`, and those of them that are synced.
+    queued: usize,
+    synced: usize,
+    running: bool,
+}
+
+impl Group {
+    fn append(&self, line: &[u8]) {
+        let mut state = self.state.lock().unwrap();
+        state.bytes.extend_from_slice(line);
+        state.queued += 1;
+        let mine = state.queued;
+        while state.synced < mine {
+            if state.running {
+                state = self.done.wait(state).unwrap();
+                continue;
+            }
+            state.running = true;
+            let (bytes, upto) = (std::mem::take(&mut state.bytes), state.queued);
+            drop(state);
+            (&self.file).write_all(&bytes).unwrap();
+            self.file.sync_data().unwrap();
+            state = self.state.lock().unwrap();
+            (state.running, state.synced) = (false, upto);
+            self.done.notify_all();
+        }
     }
 }
 

@@ -62,10 +62,16 @@ impl Timestamp {
     pub(crate) fn to_bytes(self) -> [u8; Self::LEN] {
         let mut text = *b"0000-00-00T00:00:00.000Z";
         text[..19].copy_from_slice(&self.write_second());
-        for (place, unit) in text[20..23].iter_mut().zip([100, 10, 1]) {
-            *place = digit(i64::from(self.millis_of_second()) / unit);
-        }
+        Self::put_millis(&mut text, self.millis_of_second());
         text
+    }
+
+    /// Writes the milliseconds of a second, 0 to 999, into the text of a time in it.
+    #[inline]
+    pub(crate) fn put_millis(text: &mut [u8; Self::LEN], ms: u16) {
+        for (place, unit) in text[20..23].iter_mut().zip([100, 10, 1]) {
+            *place = digit(i64::from(ms / unit));
+        }
     }
 
     /// The milliseconds of its second, 0 to 999.

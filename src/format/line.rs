@@ -23,6 +23,8 @@ const SYNCED: &[u8] = b",\"synced\":\"";
 const MORE: &[u8] = b",\"more\":1";
 const CRC: &[u8] = b",\"crc\":\"";
 const END: &[u8] = b"\"}\n";
+/// What stands behind every payload, whatever it promises, before the checksum's digits.
+const TAIL: &[u8; TAIL_LEN - 8 - END.len()] = b",\"synced\":\"000000000000\",\"crc\":\"";
 
 /// Bytes before an id, or before the kind where there is no id.
 const HEAD_LEN: usize = AT.len() + Timestamp::LEN + AFTER_AT.len();
@@ -130,7 +132,7 @@ impl Frame {
         let part = |from: usize, len: usize| line.get(from..from + len).unwrap_or_default();
         let text = |from: usize, len: usize| std::str::from_utf8(part(from, len)).unwrap_or_default();
         let id_at = HEAD_LEN + ID.len();
-        let kind_at = HEAD_LEN + if self.id == 0 { 0 } else { ID.len() + self.id + AFTER_AT.len() };
+        let kind_at = kind_at(self.id);
         // Nearly every line is of this kind, and what is known need not be looked at again.
         let is_data = part(kind_at, self.kind) == kind::DATA.as_bytes();
         Whole {
@@ -144,7 +146,14 @@ impl Frame {
     }
 }
 
+/// Where the kind begins in a line whose id has so many bytes; 0 for none.
+#[inline]
+fn kind_at(id: usize) -> usize {
+    HEAD_LEN + if id == 0 { 0 } else { ID.len() + id + AFTER_AT.len() }
+}
+
 impl Whole<'_> {
+    #[inline]
     pub(crate) fn frame(&self) -> Frame {
         Frame {
             id: self.id.map_or(0, str::len),
@@ -170,19 +179,9 @@ pub(crate) struct Draft<'a> {
     pub(crate) more: bool,
 }
 
-/// Adds a line to `out`: the head, then what `payload` adds, then the tail.
-///
-/// `before` is the link before the line; `synced` is the promise that it makes.
-pub(crate) fn encode_with<E>(
-    out: &mut Vec<u8>,
-    draft: Draft<'_>,
-    before: Link,
-    synced: u64,
-    payload: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
-) -> Result<Frame, E> {
-    debug_assert!(before.synced <= synced && synced <= before.end && is_time(draft.at));
-    debug_assert!(!before.more || synced == before.synced, "a batch makes one promise");
-    let start = out.len();
+/// Adds to `out` what a line has before its payload.
+pub(crate) fn begin(out: &mut Vec<u8>, draft: Draft<'_>) {
+    debug_assert!(is_time(draft.at));
     let mut head = *HEAD;
     head[AT.len()..AT.len() + Timestamp::LEN].copy_from_slice(draft.at);
     out.extend_from_slice(&head);
@@ -193,35 +192,47 @@ pub(crate) fn encode_with<E>(
     }
     out.extend_from_slice(draft.kind.as_bytes());
     out.extend_from_slice(b"\":");
-    let from = out.len();
-    payload(out)?;
+}
+
+/// Adds to `out` what a line has behind its payload, which [begins](begin) at `start`, and returns where its parts are.
+///
+/// `before` is the link before the line; `synced` is the promise that it makes.
+#[inline]
+pub(crate) fn finish(out: &mut Vec<u8>, start: usize, draft: Draft<'_>, before: Link, synced: u64) -> Frame {
+    debug_assert!(before.synced <= synced && synced <= before.end);
+    debug_assert!(!before.more || synced == before.synced, "a batch makes one promise");
+    let id = draft.id.map_or(0, str::len);
+    let from = start + kind_at(id) + draft.kind.len() + 2;
     let payload = out.len() - from;
-    let mut promise = *b",\"synced\":\"000000000000\"";
-    promise[SYNCED.len()..SYNCED.len() + 12].copy_from_slice(&hex::<12>(synced));
-    out.extend_from_slice(&promise);
-    if draft.more {
+    let crc = put_tail(out, start, draft.more, before.crc, synced);
+    let len = out.len() - start;
+    let link = Link { end: before.end + len as u64, crc, synced, more: draft.more };
+    Frame { id, kind: draft.kind.len(), payload, len, link }
+}
+
+/// Adds the tail to the line that begins at `start`, and returns its crc. Of [`finish`] the part that is worth a call.
+fn put_tail(out: &mut Vec<u8>, start: usize, more: bool, before: Crc, synced: u64) -> Crc {
+    let mut tail = *TAIL;
+    tail[SYNCED.len()..SYNCED.len() + 12].copy_from_slice(&hex::<12>(synced));
+    let (promise, rest) = tail.split_at(SYNCED.len() + 13);
+    out.extend_from_slice(promise);
+    if more {
         out.extend_from_slice(MORE);
     }
-    out.extend_from_slice(CRC);
-    let crc = chain(before.crc, &out[start..]);
+    out.extend_from_slice(&rest[..CRC.len()]);
+    let crc = chain(before, &out[start..]);
     let mut end = *b"00000000\"}\n";
     end[..8].copy_from_slice(&hex::<8>(crc.0.into()));
     out.extend_from_slice(&end);
-    let len = out.len() - start;
-    let link = Link { end: before.end + len as u64, crc, synced, more: draft.more };
-    Ok(Frame { id: draft.id.map_or(0, str::len), kind: draft.kind.len(), payload, len, link })
+    crc
 }
 
-/// [`encode_with`] for a payload that is there already.
+/// Adds a line to `out`: [`begin`], the payload, and [`finish`].
 pub(crate) fn encode(out: &mut Vec<u8>, draft: Draft<'_>, before: Link, synced: u64, payload: &[u8]) -> Link {
-    let put = |out: &mut Vec<u8>| {
-        out.extend_from_slice(payload);
-        Ok::<(), std::convert::Infallible>(())
-    };
-    match encode_with(out, draft, before, synced, put) {
-        Ok(frame) => frame.link,
-        Err(never) => match never {},
-    }
+    let start = out.len();
+    begin(out, draft);
+    out.extend_from_slice(payload);
+    finish(out, start, draft, before, synced).link
 }
 
 /// Reads the line at the start of `bytes`, which `before` says how to check. Never panics.
@@ -242,6 +253,7 @@ pub(crate) fn decode(bytes: &[u8], before: Link) -> Line<'_> {
 }
 
 /// Checks the bytes of one line, its line feed included.
+#[inline]
 pub(crate) fn check(line: &[u8], before: Link) -> Result<Whole<'_>, &'static str> {
     let (body, crc) = split_crc(line)?;
     let covered = &line[..line.len() - 8 - END.len()];
@@ -296,6 +308,7 @@ pub(crate) fn header_payload(line: &[u8]) -> Option<&[u8]> {
 }
 
 /// Divides a line into what stands before its checksum member, and the checksum.
+#[inline]
 fn split_crc(line: &[u8]) -> Result<(&[u8], Crc), &'static str> {
     let rest = line.strip_suffix(END).ok_or_else(|| foreign(line))?;
     let (rest, digits) = rest.split_last_chunk::<8>().ok_or("the line is too short")?;
@@ -320,11 +333,13 @@ fn foreign(line: &[u8]) -> &'static str {
     }
 }
 
+#[inline]
 fn split_synced(body: &[u8]) -> Option<(&[u8], u64)> {
     let (rest, digits) = body.strip_suffix(b"\"")?.split_last_chunk::<12>()?;
     Some((rest.strip_suffix(SYNCED)?, unhex(digits)?))
 }
 
+#[inline]
 fn split_time(body: &[u8]) -> Option<(&[u8], &[u8])> {
     let (at, rest) = body.strip_prefix(AT)?.split_at_checked(Timestamp::LEN)?;
     Some((at, rest.strip_prefix(AFTER_AT).filter(|_| is_time(at))?))
@@ -340,6 +355,7 @@ fn split_id(rest: &[u8]) -> Option<(Option<&str>, &[u8])> {
 }
 
 /// Divides what follows the time and id into kind and payload.
+#[inline]
 fn split_kind(rest: &[u8]) -> Option<(&str, &[u8])> {
     if let Some(payload) = rest.strip_prefix(b"data\":") {
         return Some((kind::DATA, payload)).filter(|_| !payload.is_empty());
@@ -352,6 +368,7 @@ fn split_kind(rest: &[u8]) -> Option<(&str, &[u8])> {
 }
 
 /// The crc of a line whose predecessor's is `before`.
+#[inline]
 fn chain(before: Crc, covered: &[u8]) -> Crc {
     let mut hasher = crc32fast::Hasher::new_with_initial(before.0);
     hasher.update(covered);

@@ -105,6 +105,11 @@ impl Row {
         u64_at(bytes, 40)
     }
 
+    /// When the session of an encoded row was created.
+    pub(crate) fn created_of(bytes: &[u8; ROW]) -> i64 {
+        i64::from_le_bytes(array(bytes, 24))
+    }
+
     /// What lists are ordered by: the newest first, and by uid where times are equal.
     pub(crate) fn order(&self) -> Order {
         Order { updated: std::cmp::Reverse(self.updated), uid: self.uid }

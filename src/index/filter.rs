@@ -148,6 +148,11 @@ impl<'a> Sieve<'a> {
         self.tags_all
     }
 
+    /// The times, from the first up to the second, in which a row must be created.
+    pub(super) fn created(&self) -> (i64, i64) {
+        self.created
+    }
+
     pub(super) fn lets_through(&self, row: &Row) -> bool {
         row.tags & self.tags_all == self.tags_all
             && self.filter.fits_flags(row.flags & flag::ARCHIVED != 0, row.flags & flag::DAMAGED != 0)

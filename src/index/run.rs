@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering as Memory};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering as Memory};
 
 use crate::disk::{Disk, File, How, Mapped};
 use crate::error::{Error, Result};
@@ -36,6 +36,32 @@ pub(super) struct Run {
     foot: Foot,
     /// One bit a block: whether its checksum was found to fit. Blocks never change, so once is enough.
     checked: Box<[AtomicU64]>,
+    /// Of each block of rows, when its sessions were created.
+    spans: Box<[Span]>,
+}
+
+/// The first and the last time of a block's rows; all of time until they have been looked at.
+#[derive(Debug)]
+struct Span {
+    first: AtomicI64,
+    last: AtomicI64,
+}
+
+impl Span {
+    fn unknown() -> Self {
+        Self { first: AtomicI64::new(i64::MIN), last: AtomicI64::new(i64::MAX) }
+    }
+
+    fn learn(&self, rows: &[[u8; ROW]]) {
+        let times = || rows.iter().map(Row::created_of);
+        self.first.store(times().min().unwrap_or(i64::MIN), Memory::Relaxed);
+        self.last.store(times().max().unwrap_or(i64::MAX), Memory::Relaxed);
+    }
+
+    /// Whether a time in `[from, before)` may be among them.
+    fn meets(&self, (from, before): (i64, i64)) -> bool {
+        from <= self.last.load(Memory::Relaxed) && self.first.load(Memory::Relaxed) < before
+    }
 }
 
 /// One of a run's three look-up tables.
@@ -55,7 +81,9 @@ impl Run {
         let foot = read_foot(&map, file).map_err(|why| Error::corrupt(&path, file.foot, why))?;
         let words = usize::try_from(file.foot / BLOCK_LEN).unwrap_or(usize::MAX).div_ceil(64);
         let checked = std::iter::repeat_with(AtomicU64::default).take(words).collect();
-        Ok(Self { file, path, map, foot, checked })
+        let blocks = usize::try_from(foot.rows).unwrap_or(usize::MAX).div_ceil(BLOCK / ROW);
+        let spans = std::iter::repeat_with(Span::unknown).take(blocks).collect();
+        Ok(Self { file, path, map, foot, checked, spans })
     }
 
     pub(super) fn rows(&self) -> u32 {
@@ -97,6 +125,11 @@ impl Run {
             if crc32fast::hash(self.slice(block * BLOCK_LEN, BLOCK)) != sum {
                 return Err(self.corrupt(block * BLOCK_LEN, "a block of the run does not fit its checksum"));
             }
+            if let Some(span) = usize::try_from(block).ok().and_then(|block| self.spans.get(block)) {
+                let rows = self.foot.rows * ROW as u64 - block * BLOCK_LEN;
+                let len = usize::try_from(rows.min(BLOCK_LEN)).unwrap_or_default();
+                span.learn(self.slice(block * BLOCK_LEN, len).as_chunks().0);
+            }
             word.fetch_or(bit, Memory::Relaxed);
         }
         Ok(())
@@ -124,14 +157,18 @@ impl Run {
         row.ok_or_else(|| self.corrupt(at, "not a row"))
     }
 
-    /// The first row of these that has all bits of `tags`, or their end. Looks at nothing else of a row, block by block: rows that a
-    /// filter passes over are most of its cost.
-    pub(super) fn first_with(&self, rows: Range<u32>, tags: u64) -> Result<u32> {
+    /// The first row of these that has all bits of `tags` and is in a block with a session that was `created` in that time, or their
+    /// end. Looks at nothing else of a row, and passes over whole blocks: rows that a filter refuses are most of its cost.
+    pub(super) fn first_with(&self, rows: Range<u32>, tags: u64, created: (i64, i64)) -> Result<u32> {
         #[expect(clippy::cast_possible_truncation, reason = "64")]
         const EACH: u32 = (BLOCK / ROW) as u32;
         let mut from = rows.start;
         while from < rows.end {
             let to = rows.end.min((from / EACH + 1) * EACH);
+            if self.spans.get((from / EACH) as usize).is_some_and(|span| !span.meets(created)) {
+                from = to;
+                continue;
+            }
             let bytes = self.bytes(u64::from(from) * ROW as u64, (to - from) as usize * ROW)?;
             let found = bytes.as_chunks().0.iter().zip(from..).find(|(row, _)| Row::tags_of(row) & tags == tags);
             if let Some((_, n)) = found {

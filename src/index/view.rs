@@ -191,8 +191,8 @@ impl<'a> Scan<'a> {
     fn advance(&mut self, sieve: &Sieve<'_>) -> Result<()> {
         self.head = None;
         loop {
-            if let (Rows::All(rows), Level::Run(run), 1..) = (&mut self.rows, self.level, sieve.tags_all()) {
-                rows.start = run.first_with(rows.clone(), sieve.tags_all())?;
+            if let (Rows::All(rows), Level::Run(run)) = (&mut self.rows, self.level) {
+                rows.start = run.first_with(rows.clone(), sieve.tags_all(), sieve.created())?;
             }
             let Some(n) = self.next_number()? else { break };
             let row = self.level.row(n)?;

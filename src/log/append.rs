@@ -25,7 +25,7 @@ pub(crate) struct Appender {
     /// The lines in `buf`.
     staged: Vec<Frame>,
     max_line: u64,
-    /// The last time that was written, in milliseconds and as text: most of it stays the same for thousands of lines.
+    /// The last second that was written, as milliseconds and as text: most of it stays the same for thousands of lines.
     second: (i64, [u8; Timestamp::LEN]),
     /// How many spaces are laid ahead of the lines when those before are used up. 0: none, ever.
     ahead: usize,
@@ -97,24 +97,24 @@ impl Appender {
     ) -> Result<()> {
         let start = self.buf.len();
         let at = self.time(at);
-        let before = self.staged_link();
-        let encoded = line::encode_with(&mut self.buf, Draft { at: &at, id, kind, more }, before, synced, payload);
-        let max = self.max_line.min(MAX_LEN as u64);
-        let checked = match encoded {
-            Ok(frame) if frame.len as u64 > max => Err(Error::TooLarge { len: frame.len as u64, max }),
-            Ok(frame) if frame.link.end > line::MAX_SYNCED => {
-                Err(Error::TooLarge { len: frame.link.end, max: line::MAX_SYNCED })
+        let (draft, before) = (Draft { at: &at, id, kind, more }, self.staged_link());
+        line::begin(&mut self.buf, draft);
+        let staged = payload(&mut self.buf).and_then(|()| {
+            let frame = line::finish(&mut self.buf, start, draft, before, synced);
+            let max = self.max_line.min(MAX_LEN as u64);
+            if frame.len as u64 > max {
+                return Err(Error::TooLarge { len: frame.len as u64, max });
             }
-            other => other,
-        };
-        match checked {
-            Ok(frame) => self.staged.push(frame),
-            Err(error) => {
-                self.buf.truncate(start);
-                return Err(error);
+            if frame.link.end > line::MAX_SYNCED {
+                return Err(Error::TooLarge { len: frame.link.end, max: line::MAX_SYNCED });
             }
+            self.staged.push(frame);
+            Ok(())
+        });
+        if staged.is_err() {
+            self.buf.truncate(start);
         }
-        Ok(())
+        staged
     }
 
     /// The lines that are staged, with their starts.
@@ -174,17 +174,16 @@ impl Appender {
     }
 
     /// `at` as text.
+    #[inline]
     fn time(&mut self, at: Timestamp) -> [u8; Timestamp::LEN] {
-        let ms = at.as_millis();
-        let (known, text) = &mut self.second;
-        if known.div_euclid(1000) == ms.div_euclid(1000) {
-            for (place, unit) in text[20..23].iter_mut().zip([100, 10, 1]) {
-                *place = b'0' + u8::try_from(ms.rem_euclid(1000) / unit % 10).unwrap_or_default();
+        let (second, text) = &mut self.second;
+        match u16::try_from(at.as_millis() - *second) {
+            Ok(ms @ 0..1000) => Timestamp::put_millis(text, ms),
+            _ => {
+                *second = at.as_millis() - i64::from(at.millis_of_second());
+                *text = at.to_bytes();
             }
-        } else {
-            *text = at.to_bytes();
         }
-        *known = ms;
         *text
     }
 }

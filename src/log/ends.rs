@@ -17,7 +17,7 @@ pub(crate) struct Ends {
     pub(crate) link: Link,
     /// The promise: everything before it was on stable storage.
     pub(crate) promise: u64,
-    /// Before the last line that ends at or before the promise: from here on an unclean end is written again.
+    /// Before the last line that ends at or before the promise, or where the search began when that is behind it.
     pub(crate) doubtful: Link,
     /// The file's length.
     pub(crate) len: u64,
@@ -87,8 +87,8 @@ fn go_on(
     let io = |source| Error::io("read", path, source);
     let early = promise_at_end(file, ends.link, ends.len).map_err(io)?;
     let mut scanner = Scanner::new(file.clone(), ends.link, ends.len);
-    // Lines before this place are known to be in complete batches.
-    let mut complete = early;
+    // Lines before this place are known to be in complete batches, which this one looks for.
+    let (mut complete, mut ahead) = (early, Scanner::new(file.clone(), ends.link, ends.len));
     loop {
         match scanner.next().map_err(io)? {
             Step::End => {
@@ -110,7 +110,7 @@ fn go_on(
             }
             Step::Line(start, whole) => {
                 if whole.link.more && whole.link.end >= complete {
-                    match batch_end(file, whole.link, ends.len).map_err(io)? {
+                    match batch_end(file, &mut ahead, whole.link, ends.len).map_err(io)? {
                         Ok(end) => complete = end,
                         Err(at) => {
                             (ends.closed, ends.padding) = (false, false);
@@ -134,8 +134,13 @@ fn go_on(
 
 /// The end of the batch that goes on at `link`, or as an error where its lines stop when it is not complete. Damage ends a batch too:
 /// its lines up to there count.
-fn batch_end(file: &Arc<dyn File>, link: Link, len: u64) -> std::io::Result<Result<u64, u64>> {
-    let mut scanner = Scanner::new(file.clone(), link, len);
+fn batch_end(
+    file: &Arc<dyn File>,
+    scanner: &mut Scanner<Arc<dyn File>>,
+    link: Link,
+    len: u64,
+) -> std::io::Result<Result<u64, u64>> {
+    scanner.seek(link);
     loop {
         match scanner.next()? {
             Step::Line(_, whole) if whole.link.more => {}

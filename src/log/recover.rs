@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::back::{Back, BackScanner};
 use super::ends::{self, Ends};
 use super::lineage::session_dir;
 use super::scan::{Advance, Scanner};
@@ -31,7 +32,7 @@ pub(crate) fn settle(disk: &dyn Disk, transcript: &Transcript, ends: &Ends) -> R
     if ends.len > end && !ends.padding {
         quarantine(disk, transcript, end, ends.len, "cut")?;
     }
-    write_again(transcript, ends.doubtful, end)?;
+    write_again(transcript, doubtful(transcript, ends)?, end)?;
     file.sync().map_err(|error| Error::io("sync", path, error))?;
     // Not before: what follows an `xclose` is all that shows that it may be in memory only, should the sync fail.
     if ends.len > end {
@@ -39,6 +40,19 @@ pub(crate) fn settle(disk: &dyn Disk, transcript: &Transcript, ends: &Ends) -> R
         file.sync().map_err(|error| Error::io("sync", path, error))?;
     }
     Ok(end)
+}
+
+/// Before the last line that ends at or before the promise. Where the end was looked for from a place behind that (a map may cover
+/// what nobody has synced), the line is found from its own end.
+fn doubtful(transcript: &Transcript, ends: &Ends) -> Result<Link> {
+    if ends.doubtful.end < ends.promise {
+        return Ok(ends.doubtful);
+    }
+    let mut back = BackScanner::new(transcript.file.clone(), transcript.first, ends.promise);
+    match back.next().map_err(|error| transcript.io(error))? {
+        Back::Line(..) => Ok(back.link_before()),
+        Back::Bad(..) | Back::End => Ok(transcript.first),
+    }
 }
 
 /// Writes the lines of `[from, to)` over themselves.

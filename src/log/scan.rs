@@ -6,9 +6,9 @@ use std::ops::Deref;
 use crate::disk::File;
 use crate::format::line::{self, Frame, Link, Whole};
 
-/// Bytes read at once: few at first, since often only one line is wanted, then more.
+/// Bytes read at once: few at first, since often only one line is wanted, then as many as a core's own cache mostly holds.
 const FIRST_CHUNK: usize = 8 << 10;
-const CHUNK: usize = 256 << 10;
+const CHUNK: usize = 1 << 20;
 
 /// Reads the lines of `[link.end, to)` in order and verifies the chain.
 #[derive(Debug)]
@@ -76,6 +76,7 @@ impl<F: Deref<Target: File>> Scanner<F> {
     }
 
     /// The link after the last line that was returned.
+    #[inline]
     pub(crate) fn link(&self) -> Link {
         self.link
     }
@@ -100,6 +101,7 @@ impl<F: Deref<Target: File>> Scanner<F> {
     }
 
     /// [`Scanner::next`] for callers that do not want the line at once; [`Scanner::line`] is the line then.
+    #[inline]
     pub(crate) fn advance(&mut self) -> io::Result<Advance> {
         let start = self.link.end;
         if start >= self.to {
@@ -117,11 +119,13 @@ impl<F: Deref<Target: File>> Scanner<F> {
     }
 
     /// The line that the last call advanced over.
+    #[inline]
     pub(crate) fn line(&self) -> Whole<'_> {
         self.last.of(&self.buf[self.lo - self.last.len..self.lo])
     }
 
     /// [`Scanner::line`], and its bytes without the line feed.
+    #[inline]
     pub(crate) fn line_bytes(&self) -> (Whole<'_>, &[u8]) {
         let line = &self.buf[self.lo - self.last.len..self.lo];
         (self.last.of(line), line.strip_suffix(b"\n").unwrap_or(line))
@@ -142,6 +146,7 @@ impl<F: Deref<Target: File>> Scanner<F> {
     }
 
     /// Makes a whole line stand at `lo` and returns its length, or `None` when there is none before `to`.
+    #[inline]
     fn fill_line(&mut self) -> io::Result<Option<usize>> {
         let mut searched = 0;
         loop {

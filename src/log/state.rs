@@ -29,8 +29,8 @@ use crate::time::Timestamp;
 pub(crate) const STRIDE: u64 = 1 << 20;
 
 /// While a transcript is written, maps are at least this far apart: one costs about 0.1 ms, and reading this much again, after a
-/// kill, 1 ms.
-const LIVE_STRIDE: u64 = 4 << 20;
+/// kill, 2 ms.
+const LIVE_STRIDE: u64 = 8 << 20;
 
 /// A map file.
 type Map = MapBytes<Mapped>;
@@ -51,6 +51,8 @@ pub(crate) struct State {
     map: Option<Arc<Map>>,
     /// Samples behind the map's.
     samples: Vec<Sample>,
+    /// Where the next sample is due.
+    sample_from: u64,
     /// Hash and start of records with an id, behind the map's.
     ids: HashMap<u64, Vec<u64>>,
     /// Ids of ancestors that have no map.
@@ -153,11 +155,13 @@ impl State {
             summary: transcript.header.base.is_none().then(Summary::default),
             map: None,
             samples: Vec::new(),
+            sample_from: STRIDE,
             ids: HashMap::new(),
             ancestors: HashMap::new(),
         };
         if let Some(map) = map {
             let head = &map.head;
+            state.sample_from += head.len.get();
             state.tip = Tip { link: head_link(head), records: head.records, moved: head.moved.get() };
             state.settled = state.tip;
             state.updated = head.updated.to_bytes();
@@ -225,7 +229,7 @@ impl State {
                 None
             }
             other if other.starts_with('x') => {
-                self.tip = self.tip.after(start, whole, None);
+                self.tip.pass(start, whole, None);
                 return Ok(());
             }
             other => return Err(transcript.newer(start, other)),
@@ -235,7 +239,7 @@ impl State {
     }
 
     fn pass(&mut self, start: u64, whole: &Whole<'_>, found: Option<&Move>) -> Result<()> {
-        self.tip = self.tip.after(start, whole, found);
+        self.tip.pass(start, whole, found);
         self.settled = self.tip;
         if !whole.link.more {
             self.sample();
@@ -245,11 +249,10 @@ impl State {
 
     /// Takes a sample at the tip where the last one is far enough away.
     fn sample(&mut self) {
-        let last = self.samples.last().map(|sample| sample.link.end);
-        let covered = last.or(self.map.as_ref().map(|map| map.head.len.get())).unwrap_or(0);
-        if self.tip.link.end >= covered + STRIDE {
+        if self.tip.link.end >= self.sample_from {
             let Tip { link, records, moved } = self.tip;
             self.samples.push(Sample { link, records, moved, digest: self.summary.clone() });
+            self.sample_from = link.end + STRIDE;
         }
     }
 
@@ -324,8 +327,9 @@ impl State {
         file.write_at(&bytes, 0).map_err(io)?;
         let _ = disk.remove_file(&path);
         disk.rename(&temp, &path).map_err(|source| Error::io("write", &path, source))?;
-        if let Some(map) = open_map(disk, transcript) {
-            self.map = Some(map);
+        if let Some(map) = file.map().ok().and_then(MapBytes::new) {
+            self.sample_from = map.head.len.get() + STRIDE;
+            self.map = Some(Arc::new(map));
             self.samples.clear();
             self.ids = HashMap::new();
         }
@@ -597,11 +601,13 @@ impl Walk {
     }
 
     /// The file that is read.
+    #[inline]
     pub(crate) fn source(&self) -> &Transcript {
         &self.source
     }
 
     /// The line that was returned last, and its bytes without the line feed.
+    #[inline]
     pub(crate) fn line(&self) -> (Whole<'_>, &[u8]) {
         self.scanner.line_bytes()
     }
@@ -611,6 +617,7 @@ impl Walk {
         self.scanner.link()
     }
 
+    #[inline]
     pub(crate) fn next(&mut self) -> Result<Walked<'_>> {
         let before = self.scanner.link();
         match self.scanner.advance().map_err(|error| self.source.io(error))? {

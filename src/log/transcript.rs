@@ -204,13 +204,14 @@ impl Transcript {
 }
 
 impl Tip {
-    /// The place after `whole`, which starts at `start`; `found` is the head move that it is, if it is one.
-    pub(crate) fn after(self, start: u64, whole: &Whole<'_>, found: Option<&Move>) -> Self {
-        let (records, moved) = match found {
-            Some(found) => (found.to.records, start),
-            None => (self.records + u64::from(kind::is_record(whole.kind)), self.moved),
-        };
-        Self { link: whole.link, records, moved }
+    /// Goes behind `whole`, which starts at `start`; `found` is the head move that it is, if it is one.
+    #[inline]
+    pub(crate) fn pass(&mut self, start: u64, whole: &Whole<'_>, found: Option<&Move>) {
+        match found {
+            Some(found) => (self.records, self.moved) = (found.to.records, start),
+            None => self.records += u64::from(kind::is_record(whole.kind)),
+        }
+        self.link = whole.link;
     }
 }
 

@@ -11,7 +11,7 @@ use crate::Summary;
 use crate::disk::{Disk, How, Watch};
 use crate::error::{Error, Result};
 use crate::format::line::{Link, kind};
-use crate::ids::{Position, RecordId, Seq, SessionKey, SideName, Uid};
+use crate::ids::{Offset, Position, RecordId, Seq, SessionKey, SideName, Uid};
 use crate::log::back::{Back, BackScanner};
 use crate::log::ends::{self, Seen};
 use crate::log::find::Finder;
@@ -110,7 +110,8 @@ impl Reader {
 
     /// What the store's digest makes of the view.
     ///
-    /// Cost: one read of what was appended since the transcript's map was made; at most a MiB, or a sixteenth of the file.
+    /// Cost: one read of what was appended since the transcript's map was made: at most a MiB after a close, 8 MiB or a sixteenth of the
+    /// file before.
     ///
     /// # Errors
     ///
@@ -131,7 +132,7 @@ impl Reader {
 
     /// The records from number `seq` on.
     ///
-    /// Cost: independent of how many come before, apart from at most a MiB or a sixteenth of a file that no map covers.
+    /// Cost: independent of how many come before, apart from what no map covers, which is as much as [`Reader::summary`] says.
     ///
     /// # Errors
     ///
@@ -382,7 +383,13 @@ impl Records {
         let Some((walk, moved)) = &self.walk else { return Ok(None) };
         let (whole, line) = walk.line();
         debug_assert_eq!(whole.link.end, start + whole.len as u64);
-        let position = walk.source().position(&Tip { link: whole.link, records: self.next, moved: *moved });
+        let position = Position {
+            uid: walk.source().header.uid,
+            offset: Offset(whole.link.end),
+            crc: whole.link.crc,
+            records: self.next,
+            moved: Offset(*moved),
+        };
         let seq = Seq(self.next - 1);
         let mut payload = whole.payload;
         if whole.kind == kind::LARGE {

@@ -23,7 +23,7 @@ use crate::log::find::Finder;
 use crate::log::lineage::{Layout, View, session_dir};
 use crate::log::recover;
 use crate::log::state::{STRIDE, State};
-use crate::log::transcript::{MovedFiles, Transcript};
+use crate::log::transcript::{MovedFiles, Tip, Transcript};
 use crate::objects::Batch;
 use crate::store::Store;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -368,19 +368,13 @@ impl Session {
                     Ok(())
                 })?;
             }
-            let mut tip = writer.state.tip;
-            let mut positions = Vec::with_capacity(records.len());
-            for (start, whole) in writer.appender.staged() {
-                tip = tip.after(start, &whole, None);
-                positions.push(core.transcript.position(&tip));
-            }
-            core.write(writer)?;
-            let mut positions = positions.into_iter();
-            let appended = |known| match known {
-                true => Appended::Duplicate,
-                false => positions.next().map_or(Appended::Duplicate, Appended::New),
-            };
-            let appended: Vec<Appended> = known.into_iter().map(appended).collect();
+            let mut appended = Vec::with_capacity(records.len());
+            let mut known = known.into_iter();
+            core.write_each(writer, |tip| {
+                appended.extend(known.by_ref().take_while(|known| *known).map(|_| Appended::Duplicate));
+                appended.push(Appended::New(core.transcript.position(tip)));
+            })?;
+            appended.extend(known.map(|_| Appended::Duplicate));
             Ok((appended, writer.appender.link().end))
         })?;
         core.make_durable(end)?;
@@ -677,6 +671,11 @@ impl Core {
     /// The first time, the marker is made to survive a power cut before: what is written may survive one, synced or not, and then lists
     /// must know that the index is behind.
     fn write(&self, writer: &mut Writer) -> Result<()> {
+        self.write_each(writer, |_| {})
+    }
+
+    /// [`Core::write`], which shows the place after each line to `each`.
+    fn write_each(&self, writer: &mut Writer, mut each: impl FnMut(&Tip)) -> Result<()> {
         if let Some(presence) = writer.presence.as_ref().filter(|_| !writer.marked) {
             presence.sync()?;
         }
@@ -689,6 +688,7 @@ impl Core {
         let Writer { appender, state, .. } = writer;
         for (start, whole) in appender.staged() {
             state.line(&self.transcript, start, &whole, self.store.look())?;
+            each(&state.tip);
         }
         appender.discard();
         self.written.store(appender.link().end, Ordering::Release);

@@ -53,6 +53,26 @@ fn a_sync_that_fails_on_opening_leaves_no_file_that_looks_closed() {
     check_image(&image, &world.model, None, &mut Tally::default()).unwrap_or_else(|wrong| panic!("{wrong}"));
 }
 
+/// A map reached further than the last sync, and what lies before the end of a map was not written again.
+#[test]
+fn what_a_failed_sync_lost_is_written_again_though_a_map_covers_it() {
+    let disk = SimDisk::new(9);
+    let store = open_store(&disk.process(), 1).expect("a store");
+    let session = store.create(NewSession::named(key("a"))).expect("created");
+    let text = "x".repeat(1 << 20);
+    (0..9).for_each(|_| drop(session.append(&text).expect("appended")));
+    assert!(disk.tree().iter().any(|(path, _)| path.ends_with("transcript.map")), "the writer made no map");
+    disk.add_fault(Fault::at(1, What::LoseDirty(Errno::Io)).on(SimOp::Sync).in_path("transcript.jsonl"));
+    assert!(session.sync().is_err());
+    disk.clear_faults();
+    drop((session, store));
+    let store = open_store(&disk.process(), 2).expect("a store");
+    store.session(&key("a")).expect("opened again").sync().expect("synced");
+    let after = open_store(&disk.after(Cut::Nothing).process(), 3).expect("a store");
+    let records = after.read(&key("a")).expect("there").records();
+    assert_eq!(records.map(|record| record.expect("undamaged").seq.get()).collect::<Vec<_>>(), Vec::from_iter(0..9));
+}
+
 /// Found by a soak: a session whose deletion had failed after its rename, or whose deleter had died there, was swept away in its grave
 /// before that name was stable. A power cut put what was left of it back in its place: no session, and its name taken.
 #[test]

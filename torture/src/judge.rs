@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use forklog::{Durability, OpenOptions, Store};
-use forklog_soak::model::{Content, Files, Item, Model, Which};
+use forklog_soak::model::{Back, Content, Files, Item, Model, Which};
 use forklog_soak::{check_quarantine, comparable, key, resolve_files, tails};
 
 use crate::place::Place;
@@ -166,8 +166,8 @@ impl Judge {
             Op::Append | Op::AppendId | Op::Batch => self.model.push(which, |content| content.add(step.records())),
             Op::Set => self.model.push(which, |content| content.patch(&step.patch())),
             Op::Rewind => self.model.push(which, |content| content.rewind(keep)),
-            Op::Undo => self.model.push(which, Content::undo),
-            Op::Redo => self.model.push(which, Content::redo),
+            Op::Undo => self.model.push(which, undo),
+            Op::Redo => self.model.push(which, redo),
             Op::Delete => self.model.delete(which.0),
             Op::Import => {
                 self.make(which, lives);
@@ -186,8 +186,8 @@ impl Judge {
                 content.rewind(keep);
                 content.view = view;
             }),
-            Op::FilesUndo => self.move_files(Content::undo),
-            Op::FilesRedo => self.move_files(Content::redo),
+            Op::FilesUndo => self.move_files(undo),
+            Op::FilesRedo => self.move_files(redo),
             Op::Gc | Op::List | Op::Reindex | Op::Tick | Op::Wait | Op::Sync | Op::Close | Op::Reroot => {}
         }
     }
@@ -329,7 +329,7 @@ impl Judge {
         let moved = history.possible().iter().flat_map(|state| {
             let to = |view: &[Item]| {
                 let mut undo = state.undo.clone();
-                undo.push(state.view.clone());
+                undo.push(Back { view: Some(state.view.clone()), files: None });
                 Content { view: view.to_vec(), undo, redo: Vec::new(), moves: state.moves + 1, ..state.clone() }
             };
             let back = |change: fn(&mut Content)| {
@@ -338,7 +338,7 @@ impl Judge {
                 (next.view == after.view && next.view != state.view).then_some(next)
             };
             let rewound = state.view.starts_with(&after.view).then(|| to(&after.view));
-            let ends = [Some(to(&state.view)), rewound, back(Content::undo), back(Content::redo)];
+            let ends = [Some(to(&state.view)), rewound, back(undo), back(redo)];
             ends.into_iter().flatten().collect::<Vec<_>>()
         });
         let moved: Vec<Content> = moved.collect();
@@ -370,6 +370,15 @@ impl Judge {
         let files = must.map_or(0, |must| must.len() as u64);
         Ok(Seen { sessions: lives().count() as u64, records, files })
     }
+}
+
+/// Files are known from the checkpoints of the view here, not from head moves.
+fn undo(content: &mut Content) {
+    content.undo(&Files::default());
+}
+
+fn redo(content: &mut Content) {
+    content.redo(&Files::default());
 }
 
 /// That nothing is damaged.

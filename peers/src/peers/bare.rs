@@ -129,17 +129,14 @@ impl Peer for Grouped {
     }
 
     fn open(&self, dir: &Path, _: Mode, _: u64) -> Box<dyn Log> {
-        let file = append_to(&dir.join("grouped"));
-        Box::new(Group { file, state: Mutex::default(), done: Condvar::new() })
-    }
-
-    fn reads(&self) -> bool {
-        false
+        let path = dir.join("grouped");
+        Box::new(Group { file: append_to(&path), path, state: Mutex::default(), done: Condvar::new() })
     }
 }
 
 struct Group {
     file: File,
+    path: PathBuf,
     state: Mutex<Pending>,
     done: Condvar,
 }
@@ -180,7 +177,14 @@ impl Log for Group {
         payloads.iter().for_each(|payload| self.append(session, payload));
     }
 
-    fn read(&self, _: u64, _: &mut dyn FnMut(&[u8])) {}
+    fn read(&self, _: u64, each: &mut dyn FnMut(&[u8])) {
+        let text = std::fs::read(&self.path).expect("a file");
+        text.split_inclusive(|c| *c == b'\n').for_each(each);
+    }
 
-    fn last(&self, _: u64, _: usize, _: &mut dyn FnMut(&[u8])) {}
+    fn last(&self, _: u64, n: usize, each: &mut dyn FnMut(&[u8])) {
+        let text = std::fs::read(&self.path).expect("a file");
+        let lines: Vec<&[u8]> = text.split_inclusive(|c| *c == b'\n').collect();
+        lines[lines.len() - n..].iter().for_each(|line| each(line));
+    }
 }

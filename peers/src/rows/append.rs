@@ -99,6 +99,7 @@ fn batch(setting: &Setting, peers: &[Box<dyn Peer>], payloads: &[Payload]) -> Ou
     const SIZE: usize = 100;
     let n = setting.size(3, 200, 500);
     let cases = with_mode(peers, Mode::Write).map(|(peer, promise)| {
+        prove(peer, &setting.dir, Mode::Write, &payloads[..2 * SIZE]);
         let promise = if peer.name().starts_with("bare") { "writev" } else { promise };
         Case::new(peer.name(), promise, move |_| {
             let dir = setting.temp();
@@ -169,6 +170,7 @@ fn sessions(setting: &Setting, peers: &[Box<dyn Peer>], payloads: &[Payload]) ->
     const SESSIONS: usize = 64;
     let each = setting.size(1, 8, 20);
     let cases = with_mode(peers, Mode::Sync).map(|(peer, promise)| {
+        prove(peer, &setting.dir, Mode::Sync, &payloads[..8]);
         Case::new(peer.name(), promise, move |_| {
             let dir = setting.temp();
             let log = peer.open(dir.path(), Mode::Sync, SESSIONS as u64);
