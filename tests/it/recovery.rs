@@ -1,0 +1,183 @@
+//! What the next to open a session does with what an unclean end left: each rule of its own, so that none can go unnoticed.
+
+use std::path::PathBuf;
+
+use forklog::disk::{Disk, How};
+use forklog::{Durability, OpenOptions};
+use forklog_sim::{Cut, Errno, Fault, Op as SimOp, SimDisk, What};
+use forklog_soak::model::Which;
+use forklog_soak::{Did, Op, SIDE, Tally, World, check_image, files, key, open_store, path, records};
+use serde_json::json;
+
+const A: Which = Which("a", None);
+const X: Which = Which("a", Some(SIDE));
+const MAIN: &str = "projects/p/a/transcript.jsonl";
+
+fn world(options: OpenOptions, ops: &[Op]) -> World {
+    let mut world = World::new(5, options);
+    run(&mut world, ops);
+    world
+}
+
+fn run(world: &mut World, ops: &[Op]) {
+    for op in ops {
+        match world.step(*op, &mut |_| ()) {
+            Did::It => {}
+            Did::Nothing => panic!("{op:?} makes no sense"),
+            Did::Failed(error) => panic!("{op:?}: {error}"),
+        }
+    }
+}
+
+/// Puts bytes behind a file's end, as a write that was cut off does.
+fn tear(disk: &SimDisk, below: &str, bytes: &[u8]) {
+    disk.damage(&path(below), |file| file.extend_from_slice(bytes)).expect("there");
+}
+
+fn quarantined(disk: &SimDisk) -> Vec<(String, Vec<u8>)> {
+    let kept = files(disk).into_iter().filter(|(path, _)| path.starts_with("projects/p/a/quarantine"));
+    kept.map(|(path, bytes)| (path.file_name().expect("a name").to_string_lossy().into_owned(), bytes)).collect()
+}
+
+fn texts(world: &World) -> Vec<String> {
+    let reader = open_store(&world.disk.process(), 77).expect("a store").read(&key("a")).expect("sound");
+    records(&reader).expect("sound").into_iter().map(|(payload, _)| payload).collect()
+}
+
+/// The calls of this kind on the transcript that opening the session makes, killed before.
+fn calls_of_opening(world: &mut World, op: SimOp) -> usize {
+    world.kill(0);
+    let before = world.disk.calls();
+    run(world, &[Op::Open(A)]);
+    let opened =
+        |line: &&str| line.split_whitespace().next().and_then(|n| n.parse().ok()).is_some_and(|n: u64| n > before);
+    let of = |line: &&str| line.contains(&format!(" {op:?} ")) && line.contains(MAIN);
+    world.disk.trace().lines().filter(opened).filter(of).count()
+}
+
+#[test]
+fn what_does_not_count_is_cut_off_and_kept() {
+    let mut world = world(OpenOptions::default(), &[Op::Create("a"), Op::Append(A), Op::Kill]);
+    let torn = [b"{\"half\":\"".as_slice(), &[b'x'; 3000]].concat();
+    tear(&world.disk, MAIN, &torn);
+    run(&mut world, &[Op::Append(A)]);
+    let bytes = world.disk.peek(&path(MAIN)).expect("there");
+    assert_eq!(bytes.last(), Some(&b'\n'), "something of what was cut off is left behind the new line");
+    assert!(bytes.len() < 3000);
+    assert_eq!(quarantined(&world.disk).into_iter().map(|(_, bytes)| bytes).collect::<Vec<_>>(), [torn]);
+}
+
+#[test]
+fn a_second_unclean_end_goes_to_the_same_quarantine_under_a_name_that_tells_its_file() {
+    let mut world = world(OpenOptions::default(), &[Op::Create("a"), Op::Append(A), Op::Append(X), Op::Kill]);
+    tear(&world.disk, MAIN, b"{\"first\":");
+    run(&mut world, &[Op::Append(A), Op::Kill]);
+    tear(&world.disk, MAIN, b"{\"second\":");
+    tear(&world.disk, "projects/p/a/side/x.jsonl", b"{\"side\":");
+    run(&mut world, &[Op::Append(A), Op::Append(X)]);
+    let found: Vec<_> = quarantined(&world.disk)
+        .into_iter()
+        .map(|(name, bytes)| {
+            (name.split_once('-').expect("a place").0.to_owned(), String::from_utf8(bytes).expect("text"))
+        })
+        .collect();
+    let wanted = [("side.x", "{\"side\":"), ("transcript", "{\"first\":"), ("transcript", "{\"second\":")];
+    assert_eq!(found, wanted.map(|(name, text)| (name.to_owned(), text.to_owned())));
+}
+
+#[test]
+fn spaces_that_were_laid_ahead_are_cut_off_and_not_kept() {
+    let options = OpenOptions { durability: Some(Durability::Sync), padding: 700, ..OpenOptions::default() };
+    let mut world = world(options, &[Op::Create("a"), Op::Append(A), Op::Kill]);
+    assert_eq!(world.disk.peek(&path(MAIN)).expect("there").last(), Some(&b' '));
+    world.options.padding = 0;
+    run(&mut world, &[Op::Open(A)]);
+    assert_eq!(world.disk.peek(&path(MAIN)).expect("there").last(), Some(&b'\n'));
+    assert_eq!(quarantined(&world.disk), []);
+}
+
+/// The sync that failed may have left what it should have written in memory alone: only writing it again puts it on the disk.
+#[test]
+fn what_a_failed_sync_left_in_memory_is_written_again() {
+    for records in 1..4 {
+        let mut world = world(OpenOptions::default(), &[Op::Create("a"), Op::Append(A), Op::Sync(A)]);
+        run(&mut world, &vec![Op::Batch(A); records]);
+        world.disk.add_fault(Fault::at(1, What::LoseDirty(Errno::Io)).on(SimOp::Sync).in_path("transcript.jsonl"));
+        assert!(matches!(world.step(Op::Sync(A), &mut |_| ()), Did::Failed(_)));
+        world.forget(A);
+        run(&mut world, &[Op::Open(A), Op::Sync(A)]);
+        let image = world.disk.after(Cut::Nothing);
+        check_image(&image, &world.model, None, &mut Tally::default()).unwrap_or_else(|wrong| panic!("{wrong}"));
+        assert_eq!(texts(&world).len(), 1 + 3 * records);
+    }
+}
+
+#[test]
+fn an_unclean_end_of_megabytes_is_written_again_where_it_stood() {
+    let mut world = world(OpenOptions::default(), &[Op::Create("a")]);
+    let payloads: Vec<String> = (0..5).map(|n| json!({ "n": n, "text": "x".repeat(700_000) }).to_string()).collect();
+    for payload in &payloads {
+        world.session(A).expect("open").append_json(payload.as_bytes()).expect("appended");
+    }
+    world.kill(0);
+    let store = open_store(&world.disk.process(), 78).expect("a store");
+    drop(store.session(&key("a")).expect("opened"));
+    assert!(texts(&world) == payloads);
+    assert!(store.verify(None, |_| {}).expect("read").is_sound());
+}
+
+#[test]
+fn a_session_that_was_closed_is_opened_without_a_write_or_sync() {
+    let mut world = world(OpenOptions::default(), &[Op::Create("a"), Op::Append(A), Op::Batch(A), Op::Close(A)]);
+    assert_eq!(calls_of_opening(&mut world, SimOp::Write), 0);
+    assert_eq!(calls_of_opening(&mut world, SimOp::Sync), 0);
+    run(&mut world, &[Op::Append(A)]);
+    assert!(calls_of_opening(&mut world, SimOp::Sync) > 0);
+}
+
+/// A writer may finish a line between two reads of it: what is bad is read once more before it is called damage.
+#[test]
+fn a_bit_that_is_read_wrong_once_does_not_make_an_entry_damaged() {
+    let world = world(
+        OpenOptions::default(),
+        &[
+            Op::Create("a"),
+            Op::Append(A),
+            Op::Batch(A),
+            Op::Sync(A),
+            Op::Append(A),
+            Op::Append(A),
+            Op::Sync(A),
+            Op::Set("a"),
+        ],
+    );
+    let mut healed = 0;
+    // The first read is that of line 1, which nothing before it vouches for.
+    for n in 2.. {
+        let image = world.disk.snapshot().killed();
+        let store = open_store(&image.process(), n).expect("a store");
+        image.add_fault(Fault::at(n, What::FlipBit).on(SimOp::Read).in_path("transcript.jsonl"));
+        let listed = store.entries();
+        if image.fault_hits() == 0 {
+            break;
+        }
+        let records = listed.map(|entries| entries.iter().map(|entry| entry.records).collect::<Vec<_>>());
+        assert_eq!(records.unwrap_or_else(|error| panic!("read {n}: {error}")), [6]);
+        healed += 1;
+    }
+    assert!(healed > 0);
+}
+
+#[test]
+fn a_directory_that_cannot_be_made_is_told() {
+    let mut world = world(OpenOptions::default(), &[Op::Create("a"), Op::Append(A), Op::Kill]);
+    tear(&world.disk, MAIN, b"{\"half\":");
+    world.disk.add_fault(Fault::at(1, What::Fail(Errno::Io)).on(SimOp::CreateDir).in_path("quarantine"));
+    match world.step(Op::Open(A), &mut |_| ()) {
+        Did::Failed(forklog::Error::Io { path, .. }) => {
+            assert!(path.ends_with(PathBuf::from("quarantine")), "{path:?}")
+        }
+        _ => panic!("it opened, or failed otherwise"),
+    }
+    assert!(world.disk.process().open(&path(MAIN), How::Read).expect("there").len().expect("known") > 0);
+}
