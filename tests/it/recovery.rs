@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 
 use forklog::disk::{Disk, How};
-use forklog::{Durability, Error, OpenOptions, Store};
+use forklog::{Appended, At, Durability, Error, NewRecord, OpenOptions, RecordId, Seq, Sharing, Store};
 use forklog_sim::{Cut, Errno, Fault, Op as SimOp, SimDisk, What};
 use forklog_soak::model::Which;
-use forklog_soak::{Did, Op, SIDE, Tally, World, check_image, files, key, open_store, path, records};
+use forklog_soak::{Did, Op, SIDE, Step, Tally, World, check_image, files, key, open_store, path, records};
 use serde_json::json;
 
 const A: Which = Which("a", None);
@@ -185,6 +185,30 @@ fn a_directory_that_cannot_be_made_is_told() {
         _ => panic!("it opened, or failed otherwise"),
     }
     assert!(world.disk.process().open(&path(MAIN), How::Read).expect("there").len().expect("known") > 0);
+}
+
+/// No end was left here, but who takes a session over from another handle reads up to its end as well.
+#[test]
+fn a_writer_that_shares_a_session_goes_on_behind_what_others_appended() {
+    let options = OpenOptions { sharing: Sharing::PerCall, ..OpenOptions::default() };
+    let mut world = world(options, &[Op::Create("a"), Op::Append(A)]);
+    for by in [1, 0, 1, 1, 0] {
+        assert!(matches!(world.step(Step { by, op: Op::Append(A) }, &mut |_| ()), Did::It));
+    }
+    let wanted: Vec<_> = world.model.now(A).records().map(|(payload, _)| payload.clone()).collect();
+    assert_eq!(texts(&world), wanted);
+}
+
+#[test]
+fn an_id_that_only_an_abandoned_tail_has_is_appended_again() {
+    let world = world(OpenOptions::default(), &[Op::Create("a"), Op::Append(A)]);
+    let session = world.session(A).expect("open");
+    let record = || NewRecord::json(b"2").expect("JSON").id(RecordId::new("twice").expect("legal"));
+    assert!(matches!(session.append_record(&record()), Ok(Appended::New(_))));
+    assert!(matches!(session.append_record(&record()), Ok(Appended::Duplicate)));
+    session.rewind(&At::Seq(Seq::new(0))).expect("rewound");
+    assert!(matches!(session.append_record(&record()), Ok(Appended::New(_))));
+    assert_eq!(texts(&world).len(), 2);
 }
 
 #[test]
