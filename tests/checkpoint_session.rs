@@ -795,7 +795,7 @@ fn a_rewind_is_carried_on_where_the_workspace_has_been_moved_to() {
             }
         }
         let fuse = Fuse::after(calls);
-        let disk = Arc::new(FusedDisk { fuse: fuse.clone() });
+        let disk = Arc::new(Through(fuse.clone()));
         let store = Store::options().disk(disk).existing().open(place.dir.path().join("store")).expect("opens");
         let workspace =
             FusedWorkspace { workspace: OsWorkspace::open(&place.work()).expect("opened"), fuse: fuse.clone() };

@@ -355,7 +355,6 @@ impl Content {
             Step::Undo => return Some((None, self.undo.last()?.files.clone()?)),
             Step::Redo => return Some((None, self.redo.last()?.files.clone()?)),
         };
-
         self.view[..before].iter().enumerate().rev().find_map(|(at, item)| match item {
             Item::Checkpoint(_, files) => Some((Some(at), files.clone())),
             Item::Record(_) => None,

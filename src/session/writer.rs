@@ -1,7 +1,7 @@
 //! A session that is open for append.
 
 use std::fmt;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -558,13 +558,12 @@ impl Core {
     }
 
     fn lock(&self) -> MutexGuard<'_, Writer> {
-        // A panic of a caller's serialiser leaves lines staged and nothing else; they are discarded with the next error.
-        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.writer.is_poisoned() {
+        self.writer.lock().unwrap_or_else(|poisoned| {
+            // A panic of a caller's serialiser leaves lines staged and nothing else.
+            let mut writer = poisoned.into_inner();
             writer.appender.discard();
-            self.writer.clear_poison();
-        }
-        writer
+            writer
+        })
     }
 
     /// Takes note of what other writers have appended.

@@ -8,4 +8,5 @@ mod io_error;
 mod old_store;
 mod parting;
 mod process;
+mod recovery;
 mod spill;

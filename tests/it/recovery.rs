@@ -1,0 +1,248 @@
+//! What the next to open a session does with what an unclean end left: each rule of its own, so that none can go unnoticed.
+
+use std::path::PathBuf;
+
+use forklog::disk::{Disk, How};
+use forklog::{Appended, At, Durability, Error, NewRecord, OpenOptions, RecordId, Seq, Sharing, Store};
+use forklog_sim::{Cut, Errno, Fault, Op as SimOp, SimDisk, What};
+use forklog_soak::model::Which;
+use forklog_soak::{Did, Op, SIDE, Step, Tally, World, check_image, files, key, open_store, path, records};
+use serde_json::json;
+
+const A: Which = Which("a", None);
+const X: Which = Which("a", Some(SIDE));
+const MAIN: &str = "projects/p/a/transcript.jsonl";
+
+fn world(options: OpenOptions, ops: &[Op]) -> World {
+    let mut world = World::new(5, options);
+    run(&mut world, ops);
+    world
+}
+
+fn run(world: &mut World, ops: &[Op]) {
+    for op in ops {
+        match world.step(*op, &mut |_| ()) {
+            Did::It => {}
+            Did::Nothing => panic!("{op:?} makes no sense"),
+            Did::Failed(error) => panic!("{op:?}: {error}"),
+        }
+    }
+}
+
+/// Puts bytes behind a file's end, as a write that was cut off does.
+fn tear(disk: &SimDisk, below: &str, bytes: &[u8]) {
+    disk.damage(&path(below), |file| file.extend_from_slice(bytes)).expect("there");
+}
+
+fn quarantined(disk: &SimDisk) -> Vec<(String, Vec<u8>)> {
+    let kept = files(disk).into_iter().filter(|(path, _)| path.starts_with("projects/p/a/quarantine"));
+    kept.map(|(path, bytes)| (path.file_name().expect("a name").to_string_lossy().into_owned(), bytes)).collect()
+}
+
+fn texts(world: &World) -> Vec<String> {
+    let reader = open_store(&world.disk.process(), 77).expect("a store").read(&key("a")).expect("sound");
+    records(&reader).expect("sound").into_iter().map(|(payload, _)| payload).collect()
+}
+
+/// The calls of this kind on the transcript that opening the session makes, killed before.
+fn calls_of_opening(world: &mut World, op: SimOp) -> usize {
+    world.kill(0);
+    let before = world.disk.calls();
+    run(world, &[Op::Open(A)]);
+    let opened =
+        |line: &&str| line.split_whitespace().next().and_then(|n| n.parse().ok()).is_some_and(|n: u64| n > before);
+    let of = |line: &&str| line.contains(&format!(" {op:?} ")) && line.contains(MAIN);
+    world.disk.trace().lines().filter(opened).filter(of).count()
+}
+
+#[test]
+fn what_does_not_count_is_cut_off_and_kept() {
+    let mut world = world(OpenOptions::default(), &[Op::Create("a"), Op::Append(A), Op::Kill]);
+    let mut kept = Vec::new();
+    // Spaces alone may have been laid ahead; what stands behind them was not.
+    for torn in [[b"{\"half\":\"".as_slice(), &[b'x'; 3000]].concat(), [[b' '; 20_000].as_slice(), b"x"].concat()] {
+        tear(&world.disk, MAIN, &torn);
+        run(&mut world, &[Op::Append(A)]);
+        let bytes = world.disk.peek(&path(MAIN)).expect("there");
+        assert_eq!(bytes.last(), Some(&b'\n'), "something of what was cut off is left behind the new line");
+        assert!(bytes.len() < 3000);
+        kept.push(torn);
+        assert_eq!(quarantined(&world.disk).into_iter().map(|(_, bytes)| bytes).collect::<Vec<_>>(), kept);
+        world.kill(0);
+    }
+}
+
+#[test]
+fn a_second_unclean_end_goes_to_the_same_quarantine_under_a_name_that_tells_its_file() {
+    let mut world = world(OpenOptions::default(), &[Op::Create("a"), Op::Append(A), Op::Append(X), Op::Kill]);
+    tear(&world.disk, MAIN, b"{\"first\":");
+    run(&mut world, &[Op::Append(A), Op::Kill]);
+    tear(&world.disk, MAIN, b"{\"second\":");
+    tear(&world.disk, "projects/p/a/side/x.jsonl", b"{\"side\":");
+    run(&mut world, &[Op::Append(A), Op::Append(X)]);
+    let found: Vec<_> = quarantined(&world.disk)
+        .into_iter()
+        .map(|(name, bytes)| {
+            (name.split_once('-').expect("a place").0.to_owned(), String::from_utf8(bytes).expect("text"))
+        })
+        .collect();
+    let wanted = [("side.x", "{\"side\":"), ("transcript", "{\"first\":"), ("transcript", "{\"second\":")];
+    assert_eq!(found, wanted.map(|(name, text)| (name.to_owned(), text.to_owned())));
+}
+
+#[test]
+fn spaces_that_were_laid_ahead_are_cut_off_and_not_kept() {
+    let options = OpenOptions { durability: Some(Durability::Sync), padding: 40_000, ..OpenOptions::default() };
+    let mut world = world(options, &[Op::Create("a"), Op::Append(A), Op::Kill]);
+    assert_eq!(world.disk.peek(&path(MAIN)).expect("there").last(), Some(&b' '));
+    world.options.padding = 0;
+    run(&mut world, &[Op::Open(A)]);
+    assert_eq!(world.disk.peek(&path(MAIN)).expect("there").last(), Some(&b'\n'));
+    assert_eq!(quarantined(&world.disk), []);
+}
+
+/// The sync that failed may have left what it should have written in memory alone: only writing it again puts it on the disk.
+#[test]
+fn what_a_failed_sync_left_in_memory_is_written_again() {
+    for records in 1..4 {
+        let mut world = world(OpenOptions::default(), &[Op::Create("a"), Op::Append(A), Op::Sync(A)]);
+        run(&mut world, &vec![Op::Batch(A); records]);
+        world.disk.add_fault(Fault::at(1, What::LoseDirty(Errno::Io)).on(SimOp::Sync).in_path("transcript.jsonl"));
+        assert!(matches!(world.step(Op::Sync(A), &mut |_| ()), Did::Failed(_)));
+        world.forget(A);
+        run(&mut world, &[Op::Open(A), Op::Sync(A)]);
+        let image = world.disk.after(Cut::Nothing);
+        check_image(&image, &world.model, None, &mut Tally::default()).unwrap_or_else(|wrong| panic!("{wrong}"));
+        assert_eq!(texts(&world).len(), 1 + 3 * records);
+    }
+}
+
+#[test]
+fn an_unclean_end_of_megabytes_is_written_again_where_it_stood() {
+    let mut world = world(OpenOptions::default(), &[Op::Create("a")]);
+    let payloads: Vec<String> = (0..5).map(|n| json!({ "n": n, "text": "x".repeat(700_000) }).to_string()).collect();
+    for payload in &payloads {
+        world.session(A).expect("open").append_json(payload.as_bytes()).expect("appended");
+    }
+    world.kill(0);
+    let store = open_store(&world.disk.process(), 78).expect("a store");
+    drop(store.session(&key("a")).expect("opened"));
+    assert!(texts(&world) == payloads);
+    assert!(store.verify(None, |_| {}).expect("read").is_sound());
+}
+
+#[test]
+fn a_session_that_was_closed_is_opened_without_a_write_or_sync() {
+    let mut world = world(OpenOptions::default(), &[Op::Create("a"), Op::Append(A), Op::Batch(A), Op::Close(A)]);
+    assert_eq!(calls_of_opening(&mut world, SimOp::Write), 0);
+    assert_eq!(calls_of_opening(&mut world, SimOp::Sync), 0);
+    run(&mut world, &[Op::Append(A)]);
+    assert!(calls_of_opening(&mut world, SimOp::Sync) > 0);
+}
+
+/// A writer may finish a line between two reads of it: what is bad is read once more before it is called damage.
+#[test]
+fn a_bit_that_is_read_wrong_once_does_not_make_an_entry_damaged() {
+    let world = world(
+        OpenOptions::default(),
+        &[
+            Op::Create("a"),
+            Op::Append(A),
+            Op::Batch(A),
+            Op::Sync(A),
+            Op::Append(A),
+            Op::Append(A),
+            Op::Sync(A),
+            Op::Set("a"),
+        ],
+    );
+    let mut healed = 0;
+    // The first read is that of line 1, which nothing before it vouches for.
+    for n in 2.. {
+        let image = world.disk.snapshot().killed();
+        let store = open_store(&image.process(), n).expect("a store");
+        image.add_fault(Fault::at(n, What::FlipBit).on(SimOp::Read).in_path("transcript.jsonl"));
+        let listed = store.entries();
+        if image.fault_hits() == 0 {
+            break;
+        }
+        let records = listed.map(|entries| entries.iter().map(|entry| entry.records).collect::<Vec<_>>());
+        assert_eq!(records.unwrap_or_else(|error| panic!("read {n}: {error}")), [6]);
+        healed += 1;
+    }
+    assert!(healed > 0);
+}
+
+#[test]
+fn a_directory_that_cannot_be_made_is_told() {
+    let mut world = world(OpenOptions::default(), &[Op::Create("a"), Op::Append(A), Op::Kill]);
+    tear(&world.disk, MAIN, b"{\"half\":");
+    world.disk.add_fault(Fault::at(1, What::Fail(Errno::Io)).on(SimOp::CreateDir).in_path("quarantine"));
+    match world.step(Op::Open(A), &mut |_| ()) {
+        Did::Failed(Error::Io { path, .. }) => {
+            assert!(path.ends_with(PathBuf::from("quarantine")), "{path:?}")
+        }
+        _ => panic!("it opened, or failed otherwise"),
+    }
+    assert!(world.disk.process().open(&path(MAIN), How::Read).expect("there").len().expect("known") > 0);
+}
+
+/// No end was left here, but who takes a session over from another handle reads up to its end as well.
+#[test]
+fn a_writer_that_shares_a_session_goes_on_behind_what_others_appended() {
+    let options = OpenOptions { sharing: Sharing::PerCall, ..OpenOptions::default() };
+    let mut world = world(options, &[Op::Create("a"), Op::Append(A)]);
+    for by in [1, 0, 1, 1, 0] {
+        assert!(matches!(world.step(Step { by, op: Op::Append(A) }, &mut |_| ()), Did::It));
+    }
+    let wanted: Vec<_> = world.model.now(A).records().map(|(payload, _)| payload.clone()).collect();
+    assert_eq!(texts(&world), wanted);
+}
+
+#[test]
+fn an_id_that_only_an_abandoned_tail_has_is_appended_again() {
+    let world = world(OpenOptions::default(), &[Op::Create("a"), Op::Append(A)]);
+    let session = world.session(A).expect("open");
+    let record = || NewRecord::json(b"2").expect("JSON").id(RecordId::new("twice").expect("legal"));
+    assert!(matches!(session.append_record(&record()), Ok(Appended::New(_))));
+    assert!(matches!(session.append_record(&record()), Ok(Appended::Duplicate)));
+    session.rewind(&At::Seq(Seq::new(0))).expect("rewound");
+    assert!(matches!(session.append_record(&record()), Ok(Appended::New(_))));
+    assert_eq!(texts(&world).len(), 2);
+}
+
+#[test]
+fn what_a_repair_gave_up_is_passed_over_by_every_later_open() {
+    for (damaged, twice) in [(1, false), (2, false), (3, true), (5, false)] {
+        let mut world = world(OpenOptions::default(), &[Op::Create("a")]);
+        run(&mut world, &[Op::Append(A), Op::Append(A), Op::Append(A), Op::Close(A)]);
+        run(&mut world, &[Op::Append(A), Op::Append(A), Op::Append(A), Op::Sync(A), Op::Append(A), Op::Close(A)]);
+        let mut wanted = texts(&world);
+        let bytes = world.disk.peek(&path(MAIN)).expect("there");
+        for payload in wanted.splice(damaged..=damaged + usize::from(twice), []) {
+            let at =
+                bytes.windows(payload.len()).position(|found| found == payload.as_bytes()).expect("it stands there");
+            // In one of them the line feed, behind which an `xclose` stands.
+            let at = at + if damaged == 2 { bytes[at..].iter().position(|c| *c == b'\n').expect("an end") } else { 3 };
+            world.disk.damage(&path(MAIN), |bytes| bytes[at] ^= 1).expect("there");
+        }
+        let store = open_store(&world.disk.process(), 79).expect("a store");
+        let read = |store: &Store| store.read(&key("a")).and_then(|reader| records(&reader));
+        assert!(matches!(read(&store), Err(Error::Corrupt { .. })));
+        store.repair(&key("a")).expect("repaired");
+        assert_eq!(texts(&world), wanted, "{damaged}, {twice}");
+        for n in 0..2 {
+            let process = world.disk.process();
+            let session = open_store(&process, 80 + n).expect("a store").session(&key("a")).expect("opened");
+            session.append(&n).expect("appended");
+            wanted.push(n.to_string());
+            process.kill();
+            assert_eq!(texts(&world), wanted, "{damaged}, {twice}");
+            let image = world.disk.after(Cut::Nothing);
+            let left = records(&open_store(&image.process(), 90).expect("a store").read(&key("a")).expect("sound"));
+            let left = left.expect("sound").len();
+            assert!(wanted.len() - 2 <= left, "{left} of {}", wanted.len());
+        }
+        assert!(store.verify(None, |_| {}).expect("read").is_sound());
+    }
+}
