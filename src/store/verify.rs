@@ -146,7 +146,9 @@ fn with_paths<S: Serializer>(found: &[(PathBuf, String)], out: S) -> std::result
 }
 
 impl Store {
-    /// Reads every byte of a session's transcripts, or of all, several at a time, and says what is damaged.
+    /// Reads every byte of a session's transcripts, or of all, several at a time, and says what is damaged. Payloads and files that
+    /// they refer to are read too, each once: a line of which one is lost is damage that no repair mends, told with the
+    /// pack, the byte and the reason.
     ///
     /// Changes nothing. `progress` is called now and then. Deleted sessions that forks need are checked too when the whole store is.
     ///
