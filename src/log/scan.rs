@@ -6,9 +6,12 @@ use std::ops::Deref;
 use crate::disk::File;
 use crate::format::line::{self, Frame, Link, Whole};
 
-/// Bytes read at once: few at first, since often only one line is wanted, then as many as a core's own cache mostly holds.
+/// Bytes read at once: few at first, since often only one line is wanted, then more.
 const FIRST_CHUNK: usize = 8 << 10;
-const CHUNK: usize = 1 << 20;
+const CHUNK: usize = 256 << 10;
+/// Where there is much to read, as much as a core's own cache mostly holds; elsewhere a larger buffer costs more than it saves.
+const LARGE_CHUNK: usize = 1 << 20;
+const MUCH: u64 = 16 << 20;
 
 /// Reads the lines of `[link.end, to)` in order and verifies the chain.
 #[derive(Debug)]
@@ -168,8 +171,9 @@ impl<F: Deref<Target: File>> Scanner<F> {
         (self.lo, self.hi) = (0, unread);
         // Twice the line's part that is known: a long line is read in few steps and copied few times.
         let room = unread.max(self.chunk);
-        self.chunk = (self.chunk * 4).min(CHUNK);
         let from = self.link.end + unread as u64;
+        let most = if self.to.saturating_sub(from) >= MUCH { LARGE_CHUNK } else { CHUNK };
+        self.chunk = (self.chunk * 4).min(most);
         let want = usize::try_from(self.to.saturating_sub(from)).unwrap_or(usize::MAX).min(room);
         if self.buf.len() < unread + want {
             self.buf.resize(unread + want, 0);
