@@ -196,6 +196,8 @@ pub(crate) struct Heard {
     failed: HashSet<(u64, u64)>,
     /// Acknowledged with [`Durability::Sync`], or synced since through the same handle.
     durable: HashSet<(u64, u64)>,
+    /// The disk is taken away: see [`Judge::hear_late`](crate::judge::Judge::hear_late).
+    pub(crate) late: bool,
     /// How many records a reader has seen.
     saw: u64,
     /// How many calls failed, by what was said.
@@ -215,7 +217,7 @@ impl Heard {
             }
             (Some("done"), Some(w), Some(first), Some(len), Some(at)) => {
                 self.done.extend((first..first + len).map(|n| ((w, n), at)));
-                if durability == Some(Durability::Sync) {
+                if durability == Some(Durability::Sync) && !self.late {
                     self.durable.extend((first..first + len).map(|n| (w, n)));
                 }
             }
@@ -225,6 +227,7 @@ impl Heard {
                 let why = why.split(": ").skip(1).collect::<Vec<_>>().join(": ");
                 *self.failures.entry(why).or_default() += 1;
             }
+            (Some("synced"), ..) if self.late => {}
             (Some("synced"), Some(w), Some(first), Some(next), _) => {
                 self.durable.extend((first..next).map(|n| (w, n)).filter(|name| self.done.contains_key(name)));
             }

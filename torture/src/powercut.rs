@@ -74,13 +74,15 @@ impl Machine<'_> {
                 judge.hear(&player.line().ok_or("the worker ended")?)?;
             }
             std::thread::sleep(Duration::from_micros(rng.below(600) as u64));
-            mount.shut_down().map_err(|error| format!("shut down: {error}"))?;
-            // What is acknowledged from here on must be there as well.
-            while let Some(line) = player.line_within(Duration::from_millis(20)) {
+            for line in player.said_by_now() {
                 judge.hear(&line)?;
             }
+            mount.shut_down().map_err(|error| format!("shut down: {error}"))?;
+            while let Some(line) = player.line_within(Duration::from_millis(20)) {
+                judge.hear_late(&line)?;
+            }
             for line in player.kill().map_err(|error| error.to_string())? {
-                judge.hear(&line)?;
+                judge.hear_late(&line)?;
             }
             mount.end()?;
             mount = self.start()?;
@@ -100,6 +102,7 @@ impl Machine<'_> {
             let place = self.begin(crowd::found(&self.dir.join(life.to_string()))?)?;
             let mut crowd = Crowd::start(derive(seed, life), &place)?;
             crowd.work(Duration::from_micros(5_000 + rng.below(60_000) as u64))?;
+            crowd.heard.late = true;
             mount.shut_down().map_err(|error| format!("shut down: {error}"))?;
             let cut = crowd::now();
             crowd.work(Duration::from_millis(3))?;
