@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use super::compare::{Grafted, Lookup, alike, find_live, graft};
 use super::snapshot::{Node, Snapshot, put_tree, read_state};
 use super::{Files, Plan, State, in_parallel, is_absent, read_blob};
-use crate::disk::{Disk, How, LockMode};
+use crate::disk::{Disk, File, How, LockMode};
 use crate::error::{Error, Kind, Result};
 use crate::format::journal::{self, Journal, Step};
 use crate::format::pack::Bad;
@@ -107,7 +107,13 @@ impl Files {
     /// Makes the files what they were, after an error. Where that fails as well, the journal stays and brings them forward
     /// when the workspace is opened again.
     fn put_back(&self, work: &mut Work<'_>, journal: &Journal, error: Error) -> Error {
-        match work.take_back(journal).and_then(|()| self.remove_journal()) {
+        // First, so that whoever is stopped from here on leaves a journal which brings the files forward, rather than one which says that they
+        // are there.
+        let unmarked = match work.is_marked {
+            true => self.mark(work, &[0; journal::applied_mark().len()], |file| file.sync()),
+            false => Ok(()),
+        };
+        match unmarked.and_then(|()| work.take_back(journal)).and_then(|()| self.remove_journal()) {
             Ok(()) => error,
             Err(_) => Error::Poisoned { path: self.journal_path() },
         }
@@ -255,13 +261,8 @@ impl Files {
         work.finish(&journal.steps)?;
         let (rescued, moved_aside) = (work.rescued.clone(), work.moved_aside.clone());
         // Not synced: while it can be read from memory it is true, and after a power cut doing it again is no harm.
-        let path = self.journal_path();
-        let mark = || -> io::Result<()> {
-            let file = self.disk.open(&path, How::Write)?;
-            let len = journal::encode(&work.journal_now()).len() as u64;
-            file.write_at(&journal::applied_mark(), len)
-        };
-        mark().map_err(|e| Error::io("write", &path, e))?;
+        work.is_marked = true;
+        self.mark(work, &journal::applied_mark(), |_| Ok(()))?;
         let mut before = State { tree: journal.before, ..State::default() };
         let mut seen = State { tree: journal.seen, ..State::default() };
         let mut lookup = Lookup::new(&self.objects);
@@ -278,6 +279,17 @@ impl Files {
         before.paths.extend(rescued.iter().map(|(path, entry)| (path.clone(), Some(*entry))));
         before.paths.extend(work.doubtful(journal));
         Ok(Outcome { uid: journal.uid, payload: journal.payload.clone(), before, seen, rescued, moved_aside })
+    }
+
+    /// Writes the place in the journal that says whether the files are as they shall be.
+    fn mark(&self, work: &Work<'_>, mark: &[u8], then: impl FnOnce(&dyn File) -> io::Result<()>) -> Result<()> {
+        let path = self.journal_path();
+        let written = || -> io::Result<()> {
+            let file = self.disk.open(&path, How::Write)?;
+            file.write_at(mark, journal::encode(&work.journal_now()).len() as u64)?;
+            then(&*file)
+        };
+        written().map_err(|e| Error::io("write", &path, e))
     }
 
     fn write_journal(&self, journal: &Journal) -> Result<()> {
@@ -341,6 +353,8 @@ struct Work<'a> {
     uid: Uid,
     /// Files that were changed where they are, and directories in which names were made that no step names.
     changed: (Vec<RelPath>, Vec<RelPath>),
+    /// Whether the journal may say that the files are as they shall be.
+    is_marked: bool,
     /// Whether somebody else has begun, so that it is not known what was changed.
     is_again: bool,
     /// Whether the steps are being taken back.
@@ -367,6 +381,7 @@ impl<'a> Work<'a> {
             displaced: 0,
             uid: journal.uid,
             changed: (Vec::new(), Vec::new()),
+            is_marked: false,
             is_again: false,
             is_back: false,
             may_be_cut: false,

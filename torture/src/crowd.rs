@@ -26,7 +26,8 @@ const NAME: &str = "a";
 /// Processes that write.
 const WRITERS: u64 = 2;
 /// Threads of each.
-const THREADS: u64 = 2;
+const N_THREADS: usize = 2;
+const THREADS: u64 = N_THREADS as u64;
 
 /// How all writers of a store open the session.
 pub(crate) fn options(seed: u64) -> OpenOptions {
@@ -53,7 +54,7 @@ pub(crate) fn play(role: &str, dir: &Path, seed: u64, id: u64) -> io::Result<()>
             Err(wrong) => say(&wrong),
         };
     }
-    let mut numbers = [0; THREADS as usize];
+    let mut numbers = [0; N_THREADS];
     for turn in 0.. {
         let firsts = numbers;
         let opened = Store::open(place.store()).and_then(|store| store.session_with(&key(NAME), options(seed)));
