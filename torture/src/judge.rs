@@ -35,6 +35,8 @@ pub(crate) struct Judge {
     work: Work,
     /// The files are not known at the moment that is looked at.
     lost_track: bool,
+    /// Nobody can say what an undo of the files brings back: no further worker should go on.
+    pub(crate) is_unsure: bool,
     /// What was done last, for who must understand a violation.
     heard: VecDeque<String>,
 }
@@ -69,7 +71,17 @@ impl Seen {
 impl Judge {
     pub(crate) fn new(program: Program, end: End) -> Self {
         let (model, open, heard) = (Model::default(), BTreeSet::new(), VecDeque::new());
-        Self { program, end, model, open, flight: None, work: Work::Anything, lost_track: false, heard }
+        Self {
+            program,
+            end,
+            model,
+            open,
+            flight: None,
+            work: Work::Anything,
+            lost_track: false,
+            is_unsure: false,
+            heard,
+        }
     }
 
     /// Another worker goes on with what was found, and with another program.
@@ -128,7 +140,9 @@ impl Judge {
                 }
                 Ok(())
             }
-            ("done", false) => Err(format!("{step:?} was done, but there was nothing to do")),
+            ("done", false) => {
+                Err(format!("{step:?} was done, but there was nothing to do: {:?}", self.model.now(step.which)))
+            }
             ("none", false) => Ok(()),
             ("none", true) => Err(format!("{step:?}: the worker found nothing to do")),
             // On a disk that is gone everything fails, in the middle of whatever it was.
@@ -325,12 +339,22 @@ impl Judge {
             found = resolve_files(&store, &files()?, &self.model)?;
         }
         let seen = self.look_at_work(place, &found)?;
+        self.is_unsure = self.is_unclear(&found);
         self.model = found;
         self.open.clear();
         self.flight = None;
         self.work = Work::Anything;
         self.lost_track = false;
         Ok(seen)
+    }
+
+    /// Whether nobody can say what an undo of the files would bring back: the move that was carried on may have begun at several places that
+    /// look alike from where it went.
+    fn is_unclear(&self, found: &Model) -> bool {
+        let Some(life) = self.model.life(FILES.0).filter(|_| found.life(FILES.0).is_some()) else { return false };
+        let now = found.now(FILES);
+        let alike = |state: &&Content| state.same(&now) && state.moves == now.moves;
+        life.main.possible().iter().filter(alike).any(|state| (&state.undo, &state.redo) != (&now.undo, &now.redo))
     }
 
     /// A power cut in the middle of a rewind of files may take records that were never synced. Then the files go to their end all the same, and

@@ -90,6 +90,9 @@ impl Machine<'_> {
             report.struck += 1;
             let seen = judge.look(&place, rng.chance(1, 2)).map_err(|wrong| format!("life {life}: {wrong}"))?;
             report.seen(seen);
+            if judge.is_unsure {
+                break;
+            }
         }
         self.finish(mount)
     }
