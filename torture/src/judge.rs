@@ -173,7 +173,7 @@ impl Judge {
             Op::Rewind => lives && !now.is_empty(),
             Op::Undo => lives && !now.undo.is_empty(),
             Op::Redo => lives && !now.redo.is_empty(),
-            Op::FilesRewind => is_file && !now.is_empty() && last_files(&upto(&now, keep)).is_some(),
+            Op::FilesRewind => is_file && !now.is_empty(),
             Op::FilesUndo => is_file && !now.undo.is_empty(),
             Op::FilesRedo => is_file && !now.redo.is_empty(),
             Op::Gc | Op::List | Op::Reindex | Op::Tick | Op::Wait | Op::Import | Op::Turn => true,
@@ -238,8 +238,9 @@ impl Judge {
 
     fn move_files(&mut self, change: impl FnOnce(&mut Content)) {
         self.model.push(FILES, change);
-        let after = last_files(&self.model.now(FILES).view).cloned().unwrap_or_default();
         if let Work::Are(before) = &self.work {
+            // Before the first checkpoint that a power cut left, nothing is known of the files, and they stay.
+            let after = last_files(&self.model.now(FILES).view).unwrap_or(before).clone();
             self.work = Work::Move(before.clone(), after);
         }
     }
@@ -365,9 +366,9 @@ impl Judge {
         let Some(history) = life.filter(|_| moves).map(|life| &mut life.main) else { return };
         let after = history.now();
         let moved = history.possible().iter().flat_map(|state| {
-            let to = |view: &[Item]| {
+            let to = |view: &[Item], left: Option<Vec<Item>>| {
                 let mut undo = state.undo.clone();
-                undo.push(Back { view: Some(state.view.clone()), files: None });
+                undo.push(Back { view: left, files: None });
                 Content { view: view.to_vec(), undo, redo: Vec::new(), moves: state.moves + 1, ..state.clone() }
             };
             let back = |change: fn(&mut Content)| {
@@ -375,8 +376,8 @@ impl Judge {
                 change(&mut next);
                 (next.view == after.view && next.view != state.view).then_some(next)
             };
-            let rewound = state.view.starts_with(&after.view).then(|| to(&after.view));
-            let ends = [Some(to(&state.view)), rewound, back(undo), back(redo)];
+            let rewound = state.view.starts_with(&after.view).then(|| to(&after.view, Some(state.view.clone())));
+            let ends = [Some(to(&state.view, None)), rewound, back(undo), back(redo)];
             ends.into_iter().flatten().collect::<Vec<_>>()
         });
         let moved: Vec<Content> = moved.collect();
