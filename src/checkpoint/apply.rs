@@ -138,10 +138,19 @@ impl Files {
         if self.nothing_pending().is_ok() {
             return match self.begun_elsewhere()? {
                 Some(dir) => self.with_dir(dir).recover_here(is_recorded, commit),
-                None => Ok(None),
+                None => self.stays_away().map(|()| None),
             };
         }
         self.recover_here(is_recorded, commit)
+    }
+
+    /// Makes sure of a journal which is not there: whoever removed it may have failed, or died, before its name was gone for good, and it would
+    /// come back after a power cut and undo what was done since.
+    fn stays_away(&self) -> Result<()> {
+        match self.disk.sync_dir(&self.dir) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("sync", &self.dir, error)),
+            _ => Ok(()),
+        }
     }
 
     /// Where the journal is of a rewind that began when the workspace was at another place, if there is one.

@@ -112,6 +112,42 @@ fn files_that_were_put_back_are_not_taken_for_moved_ones() {
     }
 }
 
+/// Found by the soak: a journal was removed, the sync of its directory failed, and a process that went on did not see to it that the name stays
+/// away. A power cut brought it back, and the rewind came over what had been done since.
+#[test]
+fn a_journal_that_was_seen_to_be_gone_stays_gone() {
+    let (disk, _) = three_turns();
+    for n in 1.. {
+        let copy = disk.after(Cut::Everything);
+        let process = copy.process();
+        let store = open(&process).expect("opens");
+        let session = store.session(&key()).expect("opens");
+        let found = files(&process, &session).expect("opens");
+        copy.add_fault(Fault::at(n, What::Fail(Errno::Io)).on(Op::SyncDir).in_path("/journals/").lasting());
+        let done = found.rewind(&seq(0), Scope::Both, &normal());
+        drop(found);
+        process.kill();
+        if copy.fault_hits() == 0 {
+            assert!(2 < n, "a rewind syncs the journal's directory when it comes and when it goes");
+            return done.map(drop).expect("nothing stood in its way");
+        }
+        copy.clear_faults();
+        let went_on = |disk: &SimDisk| {
+            let seen = std::cell::RefCell::new(None);
+            run(disk, &|store, _| {
+                seen.replace(Some((conversation(store), User::of(disk).image())));
+                Ok(())
+            })
+            .expect("opens");
+            seen.take()
+        };
+        let before = went_on(&copy);
+        for (cut, image) in copy.snapshot().images(n, 40) {
+            assert_eq!(went_on(&image), before, "sync {n}, {cut}");
+        }
+    }
+}
+
 #[test]
 fn a_disk_that_is_full_at_any_byte_leaves_files_whole() {
     let (disk, images) = three_turns();
