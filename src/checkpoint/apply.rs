@@ -138,15 +138,16 @@ impl Files {
         if self.nothing_pending().is_ok() {
             return match self.begun_elsewhere()? {
                 Some(dir) => self.with_dir(dir).recover_here(is_recorded, commit),
-                None => self.stays_away().map(|()| None),
+                None => self.settle_journal().map(|()| None),
             };
         }
         self.recover_here(is_recorded, commit)
     }
 
-    /// Makes sure of a journal which is not there: whoever removed it may have failed, or died, before its name was gone for good, and it would
-    /// come back after a power cut and undo what was done since.
-    fn stays_away(&self) -> Result<()> {
+    /// Makes sure that a journal which is there stays, and that one which is not does: whoever wrote or removed it may have failed, or died, before
+    /// that was stable. One that went in a power cut would leave what was carried on half done; one that came back would undo what was
+    /// done since.
+    fn settle_journal(&self) -> Result<()> {
         match self.disk.sync_dir(&self.dir) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("sync", &self.dir, error)),
             _ => Ok(()),
@@ -173,6 +174,7 @@ impl Files {
         commit: impl FnOnce(&Outcome) -> Result<()>,
     ) -> Result<Option<Outcome>> {
         let lock = self.lock(LockMode::Exclusive)?;
+        self.settle_journal()?;
         let Some((journal, applied)) = read_journal(&*self.disk, &self.journal_path())? else { return Ok(None) };
         if is_recorded(&Pending::of(&journal))? {
             return self.remove_journal().map(|()| None);
