@@ -274,7 +274,7 @@ impl Ours {
         let new_uid: Arc<dyn Fn() -> Uid + Send + Sync> = Arc::new(|| Uid::from_bytes(now().as_nanos().to_be_bytes()));
         let stamp =
             || Stamp { seconds: i64::try_from(now().as_secs()).unwrap_or_default(), nanos: now().subsec_nanos() };
-        let disk = Arc::new(Counting::new(self.syncs.clone()));
+        let disk = Arc::new(Counting::disk(self.syncs.clone()));
         let objects = Arc::new(ObjectStore::open(disk.clone(), &self.store().join("objects"), new_uid.clone()));
         let workspace = Arc::new(OsWorkspace::open(&self.place.work()).expect("a workspace"));
         let (journals, scan) = (self.store().join("journals"), ScanOptions::default());
