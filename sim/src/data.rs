@@ -1,5 +1,6 @@
 //! The bytes of one file: what a reader sees, what is on stable storage, and what a power cut makes of the difference.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::rng::{Rng, derive};
@@ -18,6 +19,8 @@ pub(crate) struct Content {
     pending: Vec<Change>,
     /// Set once a failed sync has dropped changes that `live` still shows.
     diverged: bool,
+    /// What is written here never gets to stable storage, although syncs succeed, until the file is cut before it.
+    unwritten: Vec<Range<usize>>,
 }
 
 #[derive(Clone, Debug)]
@@ -40,7 +43,7 @@ pub(crate) enum Fate {
 impl Content {
     /// A file that is on stable storage as it is.
     pub(crate) fn stable(bytes: Arc<Vec<u8>>) -> Self {
-        Self { live: Arc::clone(&bytes), stable: bytes, pending: Vec::new(), diverged: false }
+        Self { live: Arc::clone(&bytes), stable: bytes, ..Self::default() }
     }
 
     pub(crate) fn live(&self) -> &Arc<Vec<u8>> {
@@ -61,12 +64,21 @@ impl Content {
             return;
         }
         put(Arc::make_mut(&mut self.live), bytes, at);
-        self.pending.push(Change::Write { at, bytes: bytes.into() });
+        let mut stored: Arc<[u8]> = bytes.into();
+        for hole in &self.unwritten {
+            let (from, to) = (hole.start.max(at), hole.end.min(at + bytes.len()));
+            if from < to {
+                Arc::make_mut(&mut stored)[from - at..to - at].fill(0);
+            }
+        }
+        self.pending.push(Change::Write { at, bytes: stored });
     }
 
     pub(crate) fn set_len(&mut self, len: usize) {
         Arc::make_mut(&mut self.live).resize(len, 0);
         self.pending.push(Change::SetLen(len));
+        self.unwritten.iter_mut().for_each(|hole| hole.end = hole.end.min(len));
+        self.unwritten.retain(|hole| hole.start < hole.end);
     }
 
     /// Makes every pending change stable. What a failed sync has dropped before stays dropped.
@@ -81,6 +93,14 @@ impl Content {
         self.stable = self.after(fate);
         self.pending.clear();
         self.diverged = self.stable != self.live;
+    }
+
+    /// What it does on ext4 besides, where the file had grown: what is written there again counts as written, and is not
+    /// (Linux 6.18; docs/RELIABILITY.md).
+    pub(crate) fn drop_dirty_for_good(&mut self) {
+        let before = self.stable.len();
+        self.drop_dirty(Fate::Lost);
+        self.unwritten.push(before..self.live.len());
     }
 
     /// Changes the bytes behind everybody's back, on stable storage and for readers.
@@ -300,6 +320,21 @@ mod tests {
         file.sync();
         assert_eq!(**file.live(), *b"oldgonekept");
         assert_eq!(**file.after(Fate::Lost), *b"old\0\0\0\0kept");
+    }
+
+    #[test]
+    fn what_is_written_again_where_a_sync_failed_is_kept_only_after_a_cut() {
+        let mut file = stable(b"old");
+        file.write(b"gone", 3);
+        file.drop_dirty_for_good();
+        file.write(b"Xgone", 2);
+        file.sync();
+        assert_eq!(**file.live(), *b"olXgone");
+        assert_eq!(**file.after(Fate::Lost), *b"olX\0\0\0\0");
+        file.set_len(3);
+        file.write(b"kept", 3);
+        file.sync();
+        assert_eq!(**file.after(Fate::Lost), *b"olXkept");
     }
 
     /// Whatever happens, a byte is the synced one, or was written there since, or is a zero that growth left.

@@ -66,6 +66,9 @@ pub enum What {
     /// A file's sync fails and forgets what it should have written: readers still see it, no later sync writes it, and
     /// the next sync succeeds, as on ext4 and XFS.
     LoseDirty(Errno),
+    /// As `LoseDirty`, and where the file had grown it does not help to write the same bytes again, as on ext4: they come back as zeros,
+    /// unless the file was cut there first.
+    LoseForGood(Errno),
     /// As `LoseDirty`, but some of it reaches the device first, in any subset and torn.
     LoseSomeDirty(Errno),
     /// A read or map returns its bytes with one bit flipped; the disk itself is not changed.
@@ -76,7 +79,7 @@ impl What {
     fn can_hit(self, op: Op) -> bool {
         match self {
             Self::Fail(errno) | Self::FailAfter(errno) => errno.can_hit(op),
-            Self::LoseDirty(_) | Self::LoseSomeDirty(_) => op == Op::Sync,
+            Self::LoseDirty(_) | Self::LoseForGood(_) | Self::LoseSomeDirty(_) => op == Op::Sync,
             Self::FlipBit => matches!(op, Op::Read | Op::Map),
         }
     }

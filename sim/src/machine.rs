@@ -187,6 +187,10 @@ impl Machine {
                 content.drop_dirty(Fate::Lost);
                 errno
             }
+            Some(What::LoseForGood(errno)) => {
+                content.drop_dirty_for_good();
+                errno
+            }
             Some(What::LoseSomeDirty(errno)) => {
                 content.drop_dirty(some);
                 errno

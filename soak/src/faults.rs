@@ -53,7 +53,7 @@ pub const PROGRAM: [Op; 34] = [
 ];
 
 /// What may happen to a call.
-pub const WHATS: [What; 14] = [
+pub const WHATS: [What; 15] = [
     What::Fail(Errno::Io),
     What::Fail(Errno::NoSpace),
     What::Fail(Errno::Quota),
@@ -68,6 +68,7 @@ pub const WHATS: [What; 14] = [
     What::LoseSomeDirty(Errno::Io),
     What::LoseDirty(Errno::NoSpace),
     What::FlipBit,
+    What::LoseForGood(Errno::Io),
 ];
 
 /// A program in which one call goes wrong, or all from one on until the operation is over. Only calls of the store do: what becomes of a

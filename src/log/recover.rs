@@ -1,5 +1,6 @@
 //! Making a file ready to be appended to (FORMAT.md, section 7).
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::back::{Back, BackScanner};
@@ -7,23 +8,31 @@ use super::ends::{self, Ends};
 use super::lineage::session_dir;
 use super::scan::{Advance, Scanner};
 use super::transcript::Transcript;
-use crate::disk::{Disk, How};
+use crate::disk::{Disk, File, How};
 use crate::error::{Error, Result};
 use crate::format::line::{self, Link};
+use crate::ids::Crc;
 
 /// Bytes that are written at once.
 const CHUNK: usize = 1 << 20;
 
+/// How names of copies end whose bytes are being written anew.
+const AGAIN: &str = "again";
+
 /// Puts in order what an unclean end left, and returns how much of the file is on stable storage then.
 ///
-/// Everything from the last promise on is written again in place and synced, since a sync that failed may have left it in memory
+/// Everything from the last promise on is written again and synced, since a sync that failed may have left it in memory
 /// only. Other writers that are there cannot vouch for it: the kernel tells those of a failure who had the file open, and this handle's
 /// syncs succeed. Then what does not count is cut, of which quarantine has a copy by then. Killed at any step, it can be done again.
 ///
+/// `failed` says whether a sync of the session is known to have failed; then writing in place does not do (see `write_anew`). It is asked
+/// once more after the sync, since who saw the failure may have been about to say so.
+///
 /// # Errors
 ///
-/// [`Error::Full`] and [`Error::Io`]; the lines that count are as they were.
-pub(crate) fn settle(disk: &dyn Disk, transcript: &Transcript, ends: &Ends) -> Result<u64> {
+/// [`Error::Full`] and [`Error::Io`]; the lines that count are as they were, or where [`put_back`] finds them. A sync may have
+/// failed, so whoever comes next must be told.
+pub(crate) fn settle(disk: &dyn Disk, transcript: &Transcript, ends: &Ends, failed: impl Fn() -> bool) -> Result<u64> {
     let end = ends.link.end;
     if ends.closed {
         return Ok(ends.promise);
@@ -32,14 +41,26 @@ pub(crate) fn settle(disk: &dyn Disk, transcript: &Transcript, ends: &Ends) -> R
     if ends.len > end && !ends.padding {
         quarantine(disk, transcript, end, ends.len, "cut")?;
     }
-    write_again(transcript, doubtful(transcript, ends)?, end)?;
-    file.sync().map_err(|error| Error::io("sync", path, error))?;
+    let doubtful = doubtful(transcript, ends)?;
+    if !failed() {
+        lines(transcript, doubtful, end, |lines, at| {
+            file.write_at(lines, at).map_err(|error| Error::io("write", path, error))
+        })?;
+        sync(transcript)?;
+    }
+    if failed() {
+        write_anew(disk, transcript, doubtful, ends)?;
+    }
     // Not before: what follows an `xclose` is all that shows that it may be in memory only, should the sync fail.
-    if ends.len > end {
+    if file.len().map_err(|error| transcript.io(error))? > end {
         file.set_len(end).map_err(|error| Error::io("cut", path, error))?;
-        file.sync().map_err(|error| Error::io("sync", path, error))?;
+        sync(transcript)?;
     }
     Ok(end)
+}
+
+fn sync(transcript: &Transcript) -> Result<()> {
+    transcript.file.sync().map_err(|error| Error::io("sync", &transcript.path, error))
 }
 
 /// Before the last line that ends at or before the promise. Where the end was looked for from a place behind that (a map may cover
@@ -55,12 +76,79 @@ fn doubtful(transcript: &Transcript, ends: &Ends) -> Result<Link> {
     }
 }
 
-/// Writes the lines of `[from, to)` over themselves.
+/// Cuts the file at its promise and writes what follows anew, of which quarantine has a copy meanwhile.
 ///
-/// They are verified once more on the way, or a bit that is read wrong this time would stay so for good.
-fn write_again(transcript: &Transcript, from: Link, to: u64) -> Result<()> {
+/// Where a file has grown and the device has failed to write what it grew by, ext4 takes the same bytes, written in place and synced,
+/// for written although they never are; after a cut it does not (Linux 6.18, docs/RELIABILITY.md).
+///
+/// Cost: memory for what follows the promise.
+fn write_anew(disk: &dyn Disk, transcript: &Transcript, doubtful: Link, ends: &Ends) -> Result<()> {
+    let (file, path) = (&*transcript.file, &transcript.path);
+    let mut scanner = Scanner::new(transcript.file.clone(), doubtful, ends.link.end);
+    // What was promised is never cut.
+    while scanner.link().end < ends.promise
+        && matches!(scanner.advance().map_err(|error| transcript.io(error))?, Advance::Line(_))
+    {}
+    let from = scanner.link();
+    let mut bytes = Vec::new();
+    lines(transcript, from, ends.link.end, |lines, at| {
+        // Zeros for what a repair gave up, which quarantine has since then.
+        bytes.resize(usize::try_from(at - from.end).unwrap_or(usize::MAX), 0);
+        bytes.extend_from_slice(lines);
+        Ok(())
+    })?;
+    if bytes.is_empty() {
+        return Ok(());
+    }
+    let kept = keep(disk, transcript, from.end, &bytes, AGAIN)?;
+    file.set_len(from.end).map_err(|error| Error::io("cut", path, error))?;
+    file.write_at(&bytes, from.end).map_err(|error| Error::io("write", path, error))?;
+    sync(transcript)?;
+    disk.remove_file(&kept).map_err(|error| Error::io("remove", &kept, error))
+}
+
+/// Puts back what [`write_anew`] had cut when it was stopped, if the file still ends within it.
+///
+/// # Errors
+///
+/// [`Error::Full`] and [`Error::Io`]; then it can be done again.
+pub(crate) fn put_back(disk: &dyn Disk, transcript: &Transcript) -> Result<()> {
+    let (file, path) = (&*transcript.file, &transcript.path);
+    let dir = session_dir(path).join("quarantine");
+    let names = match disk.list(&dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        names => names.map_err(|error| Error::io("list", &dir, error))?,
+    };
+    for kept in names {
+        let Some((from, crc)) = kept.name.to_str().and_then(|name| copy_of(path, name)) else { continue };
+        let kept = dir.join(&kept.name);
+        let bytes = disk.open(&kept, How::Read).and_then(|copy| read(&*copy, 0, copy.len()?));
+        let bytes = bytes.map_err(|error| Error::io("read", &kept, error))?;
+        let len = file.len().map_err(|error| transcript.io(error))?;
+        let there = match len.checked_sub(from).and_then(|there| usize::try_from(there).ok()) {
+            Some(there) if there < bytes.len() && line::crc32(&bytes) == crc => there,
+            _ => continue,
+        };
+        if read(file, from, len).map_err(|error| transcript.io(error))? == bytes[..there] {
+            file.write_at(&bytes[there..], len).map_err(|error| Error::io("write", path, error))?;
+        }
+    }
+    Ok(())
+}
+
+/// Where the bytes that `write_anew` keeps under this name begin, and their checksum.
+fn copy_of(transcript: &Path, name: &str) -> Option<(u64, Crc)> {
+    let place = name.strip_prefix(&*stem(transcript))?.strip_prefix('-')?.strip_suffix(AGAIN)?.strip_suffix('.')?;
+    let (from, crc) = place.split_once('-').filter(|(from, crc)| from.len() == 12 && crc.len() == 8)?;
+    Some((u64::from_str_radix(from, 16).ok()?, Crc(u32::from_str_radix(crc, 16).ok()?)))
+}
+
+/// Shows the lines of `[from, to)`, about [`CHUNK`] at once, and where they stand.
+///
+/// They are verified once more on the way, or a bit that is read wrong this time would stay so for good. Bytes that a repair gave up are
+/// passed over.
+fn lines(transcript: &Transcript, from: Link, to: u64, mut show: impl FnMut(&[u8], u64) -> Result<()>) -> Result<()> {
     let (file, path) = (&transcript.file, &transcript.path);
-    let write = |bytes: &[u8], at| file.write_at(bytes, at).map_err(|error| Error::io("write", path, error));
     let mut scanner = Scanner::new(file.clone(), from, to);
     let (mut at, mut buf) = (from.end, Vec::new());
     loop {
@@ -75,19 +163,18 @@ fn write_again(transcript: &Transcript, from: Link, to: u64) -> Result<()> {
                 let Some(gap) = gap else {
                     return Err(Error::Stale { path: path.clone(), why: "it reads otherwise than a moment ago" });
                 };
-                // Bytes that a repair gave up are as they are.
-                write(&buf, at)?;
+                show(&buf, at)?;
                 (at, buf) = (gap.to.get(), Vec::new());
                 scanner.seek(Link { end: at, crc: gap.chain, synced: scanner.link().synced, more: false });
             }
         }
         if buf.len() >= CHUNK {
-            write(&buf, at)?;
+            show(&buf, at)?;
             at += buf.len() as u64;
             buf.clear();
         }
     }
-    write(&buf, at)
+    show(&buf, at)
 }
 
 /// Copies `[from, to)` of the transcript to its session's quarantine, synced. Returns where.
@@ -98,21 +185,32 @@ pub(crate) fn quarantine(
     to: u64,
     extension: &str,
 ) -> Result<PathBuf> {
-    let (file, path) = (&*transcript.file, &transcript.path);
-    let mut bytes = vec![0; usize::try_from(to - from).unwrap_or(usize::MAX)];
-    let got = file.read_at(&mut bytes, from).map_err(|error| Error::io("read", path, error))?;
-    bytes.truncate(got);
+    let bytes = read(&*transcript.file, from, to).map_err(|error| transcript.io(error))?;
+    keep(disk, transcript, from, &bytes, extension)
+}
+
+/// Keeps bytes that stood at `from` in the quarantine of the transcript's session, synced. Returns where.
+fn keep(disk: &dyn Disk, transcript: &Transcript, from: u64, bytes: &[u8], extension: &str) -> Result<PathBuf> {
+    let path = &transcript.path;
     let dir = session_dir(path).join("quarantine");
-    let name = format!("{}-{from:012x}-{}.{extension}", stem(path), line::crc32(&bytes));
+    let name = format!("{}-{from:012x}-{}.{extension}", stem(path), line::crc32(bytes));
     let kept = dir.join(name);
     let io = |source| Error::io("write", &kept, source);
     make_dir(disk, &dir)?;
     let copy = disk.open(&kept, How::Create).map_err(io)?;
-    copy.set_len(0).and_then(|()| copy.write_at(&bytes, 0)).and_then(|()| copy.sync()).map_err(io)?;
+    copy.set_len(0).and_then(|()| copy.write_at(bytes, 0)).and_then(|()| copy.sync()).map_err(io)?;
     for dir in [Some(&*dir), dir.parent()].into_iter().flatten() {
         disk.sync_dir(dir).map_err(|error| Error::io("sync", dir, error))?;
     }
     Ok(kept)
+}
+
+/// The bytes of `[from, to)`, as far as the file has them.
+fn read(file: &dyn File, from: u64, to: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; usize::try_from(to - from).unwrap_or(usize::MAX)];
+    let got = file.read_at(&mut bytes, from)?;
+    bytes.truncate(got);
+    Ok(bytes)
 }
 
 /// What a transcript's file is called in quarantine.
@@ -128,7 +226,7 @@ pub(crate) fn stem(path: &Path) -> String {
 pub(crate) fn make_dir(disk: &dyn Disk, path: &Path) -> Result<()> {
     match disk.create_dir(path) {
         Ok(()) => Ok(()),
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         Err(error) => Err(Error::io("make", path, error)),
     }
 }
@@ -136,13 +234,13 @@ pub(crate) fn make_dir(disk: &dyn Disk, path: &Path) -> Result<()> {
 /// Makes a directory and those above it that are missing.
 pub(crate) fn make_dirs(disk: &dyn Disk, path: &Path) -> Result<()> {
     match disk.create_dir(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
             if let Some(parent) = path.parent() {
                 make_dirs(disk, parent)?;
             }
             make_dir(disk, path)
         }
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         other => other.map_err(|error| Error::io("make", path, error)),
     }
 }

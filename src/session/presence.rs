@@ -1,5 +1,6 @@
 //! Who has a session open: a marker in `live/`, held with a shared lock (FORMAT.md, section 10).
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +10,7 @@ use serde_json::{Map as Object, Value};
 
 use super::lock::Lock;
 use crate::Summary;
-use crate::disk::{Disk, How, LockMode};
+use crate::disk::{Disk, File, How, LockMode};
 use crate::error::{Error, Result};
 use crate::format::control::Place;
 use crate::format::line::{self, Draft, Line, Link, kind};
@@ -51,7 +52,25 @@ impl Note {
 
     /// Reads a marker; `None` when it holds nothing that can be believed, being written this moment, say.
     pub(crate) fn read(disk: &dyn Disk, path: &Path) -> Option<Self> {
-        let file = disk.open(path, How::Read).ok()?;
+        Self::of(&*disk.open(path, How::Read).ok()?)
+    }
+
+    /// Says in the marker at `path`, if there is one, that a sync or cut of a transcript failed, for who does not hold it.
+    pub(crate) fn poison(disk: &dyn Disk, path: &Path, key: &SessionKey, now: Timestamp) {
+        if let Ok(file) = disk.open(path, How::Write) {
+            let _ = Self { poisoned: true, ..Self::new(key) }.write(&*file, now);
+        }
+    }
+
+    fn write(&self, file: &dyn File, now: Timestamp) -> io::Result<()> {
+        let payload = serde_json::to_vec(self).unwrap_or_default();
+        let mut bytes = Vec::with_capacity(payload.len() + 256);
+        let draft = Draft { at: &now.to_bytes(), id: None, kind: kind::LIVE, more: false };
+        line::encode(&mut bytes, draft, Link::default(), 0, &payload);
+        file.write_at(&bytes, 0)
+    }
+
+    fn of(file: &dyn File) -> Option<Self> {
         let mut bytes = vec![0; usize::try_from(file.len().ok()?).ok()?];
         let got = file.read_at(&mut bytes, 0).ok()?;
         let Line::Whole(whole) = line::decode(bytes.get(..got)?, Link::default()) else { return None };
@@ -116,13 +135,19 @@ impl Presence {
         self.lock.try_take(LockMode::Exclusive).unwrap_or(false)
     }
 
+    /// What the marker says.
+    pub(crate) fn note(&self) -> Option<Note> {
+        Note::of(self.lock.file())
+    }
+
+    /// Says that a sync or cut of a transcript failed. Where even that fails, nothing more can be done.
+    pub(crate) fn poison(&self, key: &SessionKey, now: Timestamp) {
+        let _ = Note { poisoned: true, ..Note::new(key) }.write(self.lock.file(), now);
+    }
+
     /// Writes the marker in place. What a reader finds torn is no note.
     pub(crate) fn write(&self, note: &Note, now: Timestamp) -> Result<()> {
-        let payload = serde_json::to_vec(note).unwrap_or_default();
-        let mut bytes = Vec::with_capacity(payload.len() + 256);
-        let draft = Draft { at: &now.to_bytes(), id: None, kind: kind::LIVE, more: false };
-        line::encode(&mut bytes, draft, Link::default(), 0, &payload);
-        self.lock.file().write_at(&bytes, 0).map_err(|error| Error::io("write", self.lock.path(), error))
+        note.write(self.lock.file(), now).map_err(|error| Error::io("write", self.lock.path(), error))
     }
 
     /// Returns once the marker survives a power cut.

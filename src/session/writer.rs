@@ -25,7 +25,7 @@ use crate::log::recover;
 use crate::log::state::{STRIDE, State};
 use crate::log::transcript::{MovedFiles, Tip, Transcript};
 use crate::objects::Batch;
-use crate::store::Store;
+use crate::store::{Store, transcripts};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 
@@ -199,6 +199,10 @@ impl Session {
         let disk = &**store.disk();
         let lock = WriteLock::open(disk, &transcript.path)?;
         lock.take(options.patience(), options.sharing == Sharing::Exclusive)?;
+        let failed = || presence.note().is_none_or(|note| note.poisoned);
+        if failed() {
+            recover::put_back(disk, &transcript)?;
+        }
         let (mut state, mut ends) = State::read(disk, &transcript, store.look())?;
         if ends.link.end < ends.len && !ends.padding {
             // What a crash did not leave is not cut off because it was read wrong once.
@@ -208,7 +212,9 @@ impl Session {
             }
         }
         let whole = synced == ends.link.end && ends.len == synced;
-        let synced = if whole { synced } else { recover::settle(disk, &transcript, &ends)? };
+        let synced = if whole { Ok(synced) } else { recover::settle(disk, &transcript, &ends, failed) };
+        // A sync of its own may have failed, and the next one would succeed.
+        let synced = synced.inspect_err(|_| presence.poison(key, store.now()))?;
         state.tip.link.synced = ends.link.synced;
         let path = &transcript.path;
         let durability = options.durability.unwrap_or(store.durability());
@@ -709,11 +715,10 @@ impl Core {
         if self.side.is_none() {
             self.summarise(writer)?;
             // Another writer's sync may have failed.
-            let before = Note::read(disk, &self.store.layout().marker(self.transcript.header.uid));
-            let poisoned = before.is_some_and(|note| note.poisoned);
-            let note = Note { poisoned, known: self.known(writer), ..Note::new(&self.key) };
+            let known = self.known(writer);
             if let Some(presence) = &writer.presence {
-                presence.write(&note, self.store.now())?;
+                let poisoned = presence.note().is_some_and(|note| note.poisoned);
+                presence.write(&Note { poisoned, known, ..Note::new(&self.key) }, self.store.now())?;
             }
         }
         Ok(())
@@ -744,8 +749,7 @@ impl Core {
     /// Tells who would publish what can be read of the session that it is not to be believed.
     fn note_poison(&self, writer: &Writer) {
         if let Some(presence) = &writer.presence {
-            let note = Note { poisoned: true, ..Note::new(&self.key) };
-            let _ = presence.write(&note, self.store.now());
+            presence.poison(&self.key, self.store.now());
         }
     }
 
@@ -833,7 +837,7 @@ impl Core {
             if (last || self.options.sharing == Sharing::Exclusive) && writer.closed_at != Some(end.end) {
                 self.write_close(writer)?;
             }
-            if last && self.settle_entry(writer)? {
+            if last && self.settle_entry(writer, &presence)? && !self.is_doubtful(&presence)? {
                 presence.remove()?;
             }
             Ok(())
@@ -851,9 +855,9 @@ impl Core {
     }
 
     /// Publishes the session's entry for lists, which the marker stood for. False when the marker must go on doing so.
-    fn settle_entry(&self, writer: &mut Writer) -> Result<bool> {
+    fn settle_entry(&self, writer: &mut Writer, presence: &Presence) -> Result<bool> {
         if self.side.is_some() {
-            return self.settle_main();
+            return self.settle_main(presence);
         }
         self.summarise(writer)?;
         let entry = self.store.entry_of(&self.transcript, &writer.state)?;
@@ -863,20 +867,36 @@ impl Core {
 
     /// [`Core::settle_entry`] of a side transcript: the entry is the main one's, whose writer may have died, so that what
     /// can be read of it need not survive a power cut.
-    fn settle_main(&self) -> Result<bool> {
+    fn settle_main(&self, presence: &Presence) -> Result<bool> {
         let (store, key) = (&self.store, &self.key);
         let disk = &**store.disk();
         let main = open_named(disk, &store.layout().session(&key.project, &key.session), key, None, How::Read)?;
         let (_, ends) = State::read(disk, &main, store.look())?;
         if !ends.closed {
-            if Note::read(disk, &store.layout().marker(main.header.uid)).is_none_or(|note| note.poisoned) {
+            if presence.note().is_none_or(|note| note.poisoned) {
                 return Ok(false);
             }
-            main.file.sync().map_err(|error| Error::io("sync", &main.path, error))?;
+            let synced = main.file.sync().map_err(|error| Error::io("sync", &main.path, error));
+            synced.inspect_err(|_| presence.poison(key, store.now()))?;
             store.sync_names(&main.path)?;
         }
         store.publish_session(key)?;
         Ok(true)
+    }
+
+    /// Whether a sync of the session has failed and one of its transcripts was not put in order since. The marker must go on saying so.
+    fn is_doubtful(&self, presence: &Presence) -> Result<bool> {
+        if presence.note().is_some_and(|note| !note.poisoned) {
+            return Ok(false);
+        }
+        let disk = &**self.store.disk();
+        for path in transcripts(disk, &session_dir(&self.transcript.path))? {
+            let Some(transcript) = Transcript::open(disk, &path, How::Read)? else { continue };
+            if !State::read(disk, &transcript, self.store.look()).is_ok_and(|(_, ends)| ends.closed) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 }
 

@@ -403,6 +403,13 @@ impl Store {
             Err(error) => return Err(error),
         }
         drop(alone);
+        // The marker stays as long as one of them is in doubt.
+        for side in if note.poisoned { transcripts(disk, &dir)? } else { Vec::new() } {
+            let Some(side) = Transcript::open(disk, &side, How::Read)? else { continue };
+            if let Some(side) = side.header.side {
+                Session::open(self, &key, Some(&side.name), OpenOptions::default())?.close()?;
+            }
+        }
         Session::open(self, &key, None, OpenOptions::default())?.close()
     }
 
@@ -482,7 +489,7 @@ impl Store {
 }
 
 /// The paths of a session directory's own transcripts.
-pub(super) fn transcripts(disk: &dyn crate::disk::Disk, session: &Path) -> Result<Vec<PathBuf>> {
+pub(crate) fn transcripts(disk: &dyn crate::disk::Disk, session: &Path) -> Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
     let main = session.join("transcript.jsonl");
     if disk.stat(&main).is_ok() {

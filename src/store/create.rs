@@ -16,7 +16,7 @@ use crate::ids::{Position, ProjectName, SessionId, SessionKey, SideName, Uid};
 use crate::log::files::checkpoint_at;
 use crate::log::lineage::{Layout, Lineage};
 use crate::log::transcript::Transcript;
-use crate::session::{At, Lock, OpenOptions, PATIENCE, Presence, Reader, Session, check_meta, open_named};
+use crate::session::{At, Lock, Note, OpenOptions, PATIENCE, Presence, Reader, Session, check_meta, open_named};
 use crate::time::Timestamp;
 
 /// A session to create or to fork.
@@ -118,7 +118,8 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`] when there is no such session, record or position; else as [`Store::create`] and [`Store::read`].
+    /// [`Error::NotFound`] when there is no such session, record or position; [`Error::Poisoned`] when a sync of the parent failed and
+    /// `at` lies behind what survives: opening the parent for append puts it in order. Else as [`Store::create`] and [`Store::read`].
     pub fn fork(&self, parent: &SessionKey, at: &At, new: NewSession) -> Result<Session> {
         self.fork_from(parent, None, at, new)
     }
@@ -176,7 +177,7 @@ impl Store {
         for extent in &view.extents {
             let source = extent.source.open(&**self.disk())?;
             if source.promise_at(extent.to)? < extent.to {
-                source.file.sync().map_err(|error| Error::io("sync", &source.path, error))?;
+                self.sync_of_others(&source)?;
             }
         }
         let owner = match view.extents.last() {
@@ -193,6 +194,21 @@ impl Store {
             main: header.side.as_ref().map_or(header.uid, |side| side.of),
             side: header.side.map(|side| side.name),
         })
+    }
+
+    /// Makes what can be read of a transcript survive a power cut, whoever wrote it.
+    fn sync_of_others(&self, source: &Transcript) -> Result<()> {
+        let (disk, header) = (&**self.disk(), &source.header);
+        let marker = self.layout().marker(header.side.as_ref().map_or(header.uid, |side| side.of));
+        let poisoned = || Note::read(disk, &marker).is_some_and(|note| note.poisoned);
+        let synced = if poisoned() { Ok(()) } else { source.file.sync() };
+        if synced.is_err() {
+            let key = SessionKey { project: header.project.clone(), session: header.session.clone() };
+            Note::poison(disk, &marker, &key, self.now());
+        }
+        synced.map_err(|error| Error::io("sync", &source.path, error))?;
+        // Asked after the sync, too: it succeeds just after one that failed.
+        if poisoned() { Err(Error::Poisoned { path: source.path.clone() }) } else { Ok(()) }
     }
 
     fn make(&self, new: NewSession, base: Option<Base>, copies: &[(Transcript, u64)]) -> Result<Session> {

@@ -28,6 +28,7 @@ use crate::session::{Durability, OpenOptions, Reader, Session};
 use crate::time::{Env, Timestamp};
 use crate::workspace::{ScanOptions, Stamp, Workspace};
 
+pub(crate) use admin::transcripts;
 pub use admin::{Cleaned, Collected, Rerooted};
 pub use create::NewSession;
 pub use listing::Grep;

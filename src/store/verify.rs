@@ -397,7 +397,8 @@ impl Store {
                 &control::encode(&Repair { gaps }),
             );
             let io = |error| Error::io("write", path, error);
-            transcript.file.write_at(&bytes, end).and_then(|()| transcript.file.sync()).map_err(io)?;
+            let written = transcript.file.write_at(&bytes, end).and_then(|()| transcript.file.sync());
+            written.inspect_err(|_| presence.poison(key, self.now())).map_err(io)?;
         }
         // The marker stays for whoever publishes the session: a writer that died may have left more than the index shows.
         drop(presence);

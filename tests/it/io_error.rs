@@ -1,12 +1,142 @@
 //! Calls that fail, each in turn: what was acknowledged stays, errors have their type, and the store opens afterwards.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use forklog::disk::{Disk, How};
-use forklog::{Durability, Kind, NewSession, OpenOptions, Sharing};
+use forklog::{At, Durability, Error, Kind, NewSession, OpenOptions, Sharing, SideName};
 use forklog_sim::{Cut, Errno, Fault, Op as SimOp, Points, SimDisk, What, derive};
 use forklog_soak::model::Which;
 use forklog_soak::{Did, FaultCase, Op, Snapshots, Tally, Unit, World, check_image, images, key, open_store, records};
 
 const A: Which = Which("a", None);
+
+/// Every way to go on after a sync whose bytes ext4 loses for good: with the handle's successor, and with one who shares the session.
+#[test]
+fn what_a_failed_sync_lost_for_good_is_written_anew() {
+    for sharing in [Sharing::Exclusive, Sharing::PerCall] {
+        let disk = SimDisk::new(9);
+        let options = OpenOptions { durability: Some(Durability::Sync), sharing, ..OpenOptions::default() };
+        let first =
+            open_store(&disk.process(), 1).and_then(|store| store.create(NewSession::named(key("a")).options(options)));
+        let first = first.expect("created");
+        first.append(&1).expect("there is room");
+        disk.add_fault(Fault::at(1, What::LoseForGood(Errno::Io)).on(SimOp::Sync).in_path("transcript.jsonl"));
+        first.append(&2).expect_err("the sync fails");
+        disk.clear_faults();
+        let shared = (sharing == Sharing::Exclusive).then(|| drop(first));
+        let store = open_store(&disk.process(), 2).expect("a store");
+        let next = store.session_with(&key("a"), options).expect("opened");
+        assert_eq!(payloads(&disk.after(Cut::Nothing)), ["1", "2"], "{sharing:?}");
+        next.append(&3).expect("the disk is well again");
+        assert_eq!(payloads(&disk.after(Cut::Nothing)), ["1", "2", "3"], "{sharing:?} {shared:?}");
+    }
+}
+
+/// Between the cut and the sync the lines are in quarantine only: whoever comes next puts them back.
+#[test]
+fn a_recovery_that_is_killed_on_the_way_costs_no_record() {
+    let mut killed = 0;
+    for n in 1.. {
+        let disk = SimDisk::new(9);
+        let store = open_store(&disk.process(), 1).expect("a store");
+        let session = store.create(NewSession::named(key("a"))).expect("created");
+        session.append(&1).and_then(|_| session.sync()).expect("there is room");
+        session.append(&2).expect("there is room");
+        session.append(&3).expect("there is room");
+        disk.add_fault(Fault::at(1, What::LoseForGood(Errno::Io)).on(SimOp::Sync).in_path("transcript.jsonl"));
+        session.sync().expect_err("the sync fails");
+        disk.clear_faults();
+        drop((session, store));
+        let (victim, calls) = (disk.process(), Arc::new(AtomicU64::new(0)));
+        let (counted, struck) = (Arc::clone(&calls), victim.clone());
+        disk.on_point(Points::Changes, move |_, _| {
+            if counted.fetch_add(1, Ordering::Relaxed) + 1 == n {
+                struck.kill();
+            }
+        });
+        let opened = open_store(&victim, 2).and_then(|store| store.session(&key("a")));
+        disk.clear_hook();
+        let done = opened.is_ok() && calls.load(Ordering::Relaxed) < n;
+        drop(opened);
+        victim.kill();
+        assert_eq!(payloads(&disk.after(Cut::Nothing))[..1], ["1"], "synced, killed before call {n}");
+        open_store(&disk.process(), 3)
+            .and_then(|store| store.session(&key("a")))
+            .expect("opened")
+            .close()
+            .expect("closed");
+        assert_eq!(payloads(&disk.after(Cut::Nothing)), ["1", "2", "3"], "killed before call {n}");
+        if done {
+            break;
+        }
+        killed += 1;
+    }
+    assert!(killed > 8, "{killed} kills reach the cut, the write and the sync");
+}
+
+/// A fork synced its parent, whose last sync had failed, and took that for a promise.
+#[test]
+fn a_fork_does_not_believe_a_sync_that_follows_a_failed_one() {
+    let disk = SimDisk::new(9);
+    let store = open_store(&disk.process(), 1).expect("a store");
+    let session = store.create(NewSession::named(key("a"))).expect("created");
+    session.append(&1).expect("there is room");
+    disk.add_fault(Fault::at(1, What::LoseDirty(Errno::Io)).on(SimOp::Sync).in_path("transcript.jsonl"));
+    session.sync().expect_err("the sync fails");
+    disk.clear_faults();
+    let fork = || store.fork(&key("a"), &At::Head, NewSession::named(key("b")));
+    assert!(matches!(fork(), Err(Error::Poisoned { .. })));
+    drop(session);
+    store.session(&key("a")).expect("in order again").close().expect("closed");
+    fork().expect("its parent is in order").close().expect("closed");
+    let store = open_store(&disk.after(Cut::Nothing).process(), 2).expect("a store");
+    assert_eq!(records(&store.read(&key("b")).expect("there")).expect("sound").len(), 1);
+}
+
+/// The same where it is the fork's own sync that fails: whoever opens the parent next must know.
+#[test]
+fn a_fork_whose_sync_of_its_parent_fails_says_so() {
+    let disk = SimDisk::new(9);
+    let dead = disk.process();
+    let session = open_store(&dead, 1).and_then(|store| store.create(NewSession::named(key("a")))).expect("created");
+    session.append(&1).expect("there is room");
+    dead.kill();
+    drop(session);
+    let store = open_store(&disk.process(), 2).expect("a store");
+    disk.add_fault(Fault::at(1, What::LoseForGood(Errno::Io)).on(SimOp::Sync).in_path("projects/p/a/transcript.jsonl"));
+    store.fork(&key("a"), &At::Head, NewSession::named(key("b"))).expect_err("the sync fails");
+    assert_eq!(disk.fault_hits(), 1);
+    disk.clear_faults();
+    store.session(&key("a")).expect("opened").close().expect("closed");
+    assert_eq!(payloads(&disk.after(Cut::Nothing)), ["1"]);
+}
+
+/// The main transcript was closed in order and took the marker away, which was all that told of the side transcript's failed sync.
+#[test]
+fn a_side_whose_sync_failed_is_remembered_when_the_main_one_is_closed() {
+    let disk = SimDisk::new(9);
+    let store = open_store(&disk.process(), 1).expect("a store");
+    let (main, side) =
+        (store.create(NewSession::named(key("a"))).expect("created"), "s".parse::<SideName>().expect("a name"));
+    let worker = store.side(&key("a"), &side, OpenOptions::default()).expect("created");
+    worker.append(&1).expect("there is room");
+    disk.add_fault(Fault::at(1, What::LoseForGood(Errno::Io)).on(SimOp::Sync).in_path("side"));
+    worker.sync().expect_err("the sync fails");
+    disk.clear_faults();
+    drop(worker);
+    main.close().expect("closed");
+    store.gc(false).expect("collected");
+    let after = open_store(&disk.after(Cut::Nothing).process(), 2).expect("a store");
+    let side = after.read_side(&key("a"), &side).expect("there");
+    assert_eq!(records(&side).expect("sound").len(), 1);
+}
+
+/// What a store holds of session a.
+fn payloads(disk: &SimDisk) -> Vec<String> {
+    let reader = open_store(&disk.process(), 9).and_then(|store| store.read(&key("a"))).expect("sound");
+    records(&reader).expect("sound").into_iter().map(|record| record.0).collect()
+}
 
 /// A writer whose sync had failed was still there, and had not said so: the next to share the session took what it read for what is on
 /// the disk, and its own sync for a promise of all of it.
