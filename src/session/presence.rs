@@ -9,7 +9,7 @@ use serde_json::{Map as Object, Value};
 
 use super::lock::Lock;
 use crate::Summary;
-use crate::disk::{Disk, How, LockMode};
+use crate::disk::{Disk, File, How, LockMode};
 use crate::error::{Error, Result};
 use crate::format::control::Place;
 use crate::format::line::{self, Draft, Line, Link, kind};
@@ -51,7 +51,11 @@ impl Note {
 
     /// Reads a marker; `None` when it holds nothing that can be believed, being written this moment, say.
     pub(crate) fn read(disk: &dyn Disk, path: &Path) -> Option<Self> {
-        let file = disk.open(path, How::Read).ok()?;
+        Self::of(&*disk.open(path, How::Read).ok()?)
+    }
+
+    /// [`Note::read`] of a marker that is open.
+    fn of(file: &dyn File) -> Option<Self> {
         let mut bytes = vec![0; usize::try_from(file.len().ok()?).ok()?];
         let got = file.read_at(&mut bytes, 0).ok()?;
         let Line::Whole(whole) = line::decode(bytes.get(..got)?, Link::default()) else { return None };
@@ -66,6 +70,8 @@ impl Note {
 pub(crate) struct Presence {
     disk: Arc<dyn Disk>,
     lock: Lock,
+    /// The note that was written last through this share, unless it says that something failed; empty before the first.
+    wrote: Vec<u8>,
 }
 
 impl Presence {
@@ -90,7 +96,7 @@ impl Presence {
             if !lock.is_current(&**disk)? {
                 continue;
             }
-            let presence = Self { disk: disk.clone(), lock };
+            let mut presence = Self { disk: disk.clone(), lock, wrote: Vec::new() };
             if Note::read(&**disk, path).is_none() {
                 presence.write(&Note::new(key), now)?;
             }
@@ -106,7 +112,7 @@ impl Presence {
                 return Ok(None);
             }
             if lock.is_current(&**disk)? {
-                return Ok(Some(Self { disk: disk.clone(), lock }));
+                return Ok(Some(Self { disk: disk.clone(), lock, wrote: Vec::new() }));
             }
         }
     }
@@ -117,12 +123,26 @@ impl Presence {
     }
 
     /// Writes the marker in place. What a reader finds torn is no note.
-    pub(crate) fn write(&self, note: &Note, now: Timestamp) -> Result<()> {
+    pub(crate) fn write(&mut self, note: &Note, now: Timestamp) -> Result<()> {
         let payload = serde_json::to_vec(note).unwrap_or_default();
-        let mut bytes = Vec::with_capacity(payload.len() + 256);
+        let mut bytes = std::mem::take(&mut self.wrote);
+        bytes.clear();
         let draft = Draft { at: &now.to_bytes(), id: None, kind: kind::LIVE, more: false };
         line::encode(&mut bytes, draft, Link::default(), 0, &payload);
-        self.lock.file().write_at(&bytes, 0).map_err(|error| Error::io("write", self.lock.path(), error))
+        self.lock.file().write_at(&bytes, 0).map_err(|error| Error::io("write", self.lock.path(), error))?;
+        if !note.poisoned {
+            self.wrote = bytes;
+        }
+        Ok(())
+    }
+
+    /// Whether the marker says that a writer's sync or cut failed. What stands there mostly is what was written last through this share,
+    /// and then it need not be taken apart.
+    pub(crate) fn is_poisoned(&self) -> bool {
+        let file = self.lock.file();
+        let mut bytes = vec![0; self.wrote.len()];
+        let own = file.read_at(&mut bytes, 0).is_ok() && !bytes.is_empty() && bytes == self.wrote;
+        !own && Note::of(file).is_some_and(|note| note.poisoned)
     }
 
     /// Returns once the marker survives a power cut.

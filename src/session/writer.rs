@@ -708,11 +708,10 @@ impl Core {
         }
         if self.side.is_none() {
             self.summarise(writer)?;
-            // Another writer's sync may have failed.
-            let before = Note::read(disk, &self.store.layout().marker(self.transcript.header.uid));
-            let poisoned = before.is_some_and(|note| note.poisoned);
-            let note = Note { poisoned, known: self.known(writer), ..Note::new(&self.key) };
-            if let Some(presence) = &writer.presence {
+            let known = self.known(writer);
+            if let Some(presence) = &mut writer.presence {
+                // Another writer's sync may have failed.
+                let note = Note { poisoned: presence.is_poisoned(), known, ..Note::new(&self.key) };
                 presence.write(&note, self.store.now())?;
             }
         }
@@ -742,8 +741,8 @@ impl Core {
     }
 
     /// Tells who would publish what can be read of the session that it is not to be believed.
-    fn note_poison(&self, writer: &Writer) {
-        if let Some(presence) = &writer.presence {
+    fn note_poison(&self, writer: &mut Writer) {
+        if let Some(presence) = &mut writer.presence {
             let note = Note { poisoned: true, ..Note::new(&self.key) };
             let _ = presence.write(&note, self.store.now());
         }
@@ -783,7 +782,7 @@ impl Core {
     pub(super) fn sync_to(&self, end: u64) -> Result<()> {
         let synced = self.syncer.sync_to(end, || self.written.load(Ordering::Acquire), || self.sync_names());
         if synced.is_err() && self.syncer.has_failed() {
-            self.note_poison(&self.lock());
+            self.note_poison(&mut self.lock());
         }
         // Opening may have synced all bytes, but no names.
         synced.and_then(|()| self.sync_names())
