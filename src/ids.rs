@@ -192,15 +192,15 @@ impl<'de> Deserialize<'de> for ObjectId {
     }
 }
 
-/// Writes bytes as hexadecimal digits, in one piece: a formatter is slow to be called for each byte.
+/// Writes at most 32 bytes as hexadecimal digits, in one piece: a formatter is slow to be called for each byte.
 fn write_hex(f: &mut fmt::Formatter<'_>, bytes: &[u8]) -> fmt::Result {
-    const DIGITS: [char; 16] = ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'];
-    let mut text = String::with_capacity(bytes.len() * 2);
-    for byte in bytes {
-        text.push(DIGITS[usize::from(byte >> 4)]);
-        text.push(DIGITS[usize::from(byte & 15)]);
+    const DIGITS: [u8; 16] = *b"0123456789abcdef";
+    debug_assert!(bytes.len() <= 32);
+    let mut text = [0; 64];
+    for (digits, byte) in text.chunks_exact_mut(2).zip(bytes) {
+        digits.copy_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
     }
-    f.write_str(&text)
+    f.write_str(std::str::from_utf8(&text[..bytes.len() * 2]).unwrap_or_default())
 }
 
 fn hex_byte(pair: &[u8]) -> Option<u8> {

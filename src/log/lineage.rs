@@ -1,5 +1,6 @@
 //! What a reader sees: the extents of a view, through head moves and forks (FORMAT.md, section 5).
 
+use std::iter::once_with;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -42,17 +43,15 @@ impl Layout {
 
     /// Where the file of `base` may be, in the order in which it is looked for: `session` is read, and the file that names the base was
     /// found in `dir`.
-    pub(crate) fn bases(&self, session: &Path, dir: &Path, base: &Base) -> Vec<PathBuf> {
+    pub(crate) fn bases(&self, session: &Path, dir: &Path, base: &Base) -> impl Iterator<Item = PathBuf> {
         let uid = Position::from(base.at).uid;
-        let below = Self::transcript(base.side.as_ref());
-        let mut places = vec![
-            Self::copy(session, uid),
-            Self::copy(dir, uid),
-            self.session(&base.project, &base.session).join(&below),
-            self.grave(base.main).join(&below),
-        ];
-        places.dedup();
-        places
+        let side = base.side.as_ref();
+        // Mostly the third is the one, and paths cost more than looking there.
+        let copy = once_with(move || Self::copy(session, uid));
+        let nearer = (dir != session).then_some(dir).into_iter().map(move |dir| Self::copy(dir, uid));
+        let named = once_with(move || self.session(&base.project, &base.session).join(Self::transcript(side)));
+        let grave = once_with(move || self.grave(base.main).join(Self::transcript(side)));
+        copy.chain(nearer).chain(named).chain(grave)
     }
 
     /// The copy of an ancestor in a session's directory.
@@ -73,7 +72,7 @@ pub(crate) fn session_dir(transcript: &Path) -> PathBuf {
 /// A transcript and its ancestors, nearest first, found as they are needed.
 pub(crate) struct Lineage<'d> {
     disk: &'d dyn Disk,
-    layout: &'d Layout,
+    layout: Arc<Layout>,
     /// The file that was opened last, with its place in `chain`: a lineage of any length keeps two files open.
     open: (usize, Transcript),
     /// The first is the transcript itself.
@@ -86,17 +85,34 @@ pub(crate) struct Lineage<'d> {
 #[derive(Debug)]
 pub(crate) struct Ancestor {
     pub(crate) uid: Uid,
-    base: Option<Base>,
-    /// The main transcript of its session, as the base says that names it.
-    main: Option<Uid>,
+    base: Option<Arc<Base>>,
     /// The most that is seen of the file: the end of the base that names it.
     pub(crate) limit: Position,
-    /// Where it may be, in the order in which it is looked for.
-    places: Vec<PathBuf>,
     /// The session directory in which it was found.
-    dir: PathBuf,
-    /// The first one of a lineage stays open.
-    held: Option<Transcript>,
+    dir: Arc<Path>,
+    access: Access,
+}
+
+/// How a file of a lineage is come by.
+#[derive(Debug)]
+enum Access {
+    /// The first one stays open.
+    Held(Transcript),
+    /// The others may move meanwhile.
+    Sought(Sought),
+}
+
+/// What says where an ancestor may be.
+#[derive(Debug)]
+struct Sought {
+    layout: Arc<Layout>,
+    /// The session directory of the first one.
+    session: Arc<Path>,
+    /// The session directory of the file that names it.
+    dir: Arc<Path>,
+    base: Arc<Base>,
+    /// The main transcript of that file's session, if it is not the first one's.
+    main: Option<Uid>,
 }
 
 impl Ancestor {
@@ -106,17 +122,32 @@ impl Ancestor {
     ///
     /// [`Error::Lineage`] when it is gone; what reading its first line may return.
     pub(crate) fn open(&self, disk: &dyn Disk) -> Result<Transcript> {
-        if let Some(held) = &self.held {
-            return Ok(held.clone());
+        match &self.access {
+            Access::Held(held) => Ok(held.clone()),
+            Access::Sought(sought) => sought.open(disk, &self.limit),
         }
-        for path in &self.places {
-            let Some(found) = Transcript::open(disk, path, How::Read).or_else(skip_damaged)? else { continue };
-            if found.header.uid == self.uid && found.fits(&self.limit)? {
+    }
+}
+
+impl Sought {
+    /// Opens the first file that has `limit`.
+    fn open(&self, disk: &dyn Disk, limit: &Position) -> Result<Transcript> {
+        for path in self.places() {
+            let Some(found) = Transcript::open(disk, &path, How::Read).or_else(skip_damaged)? else { continue };
+            if found.header.uid == limit.uid && found.fits(limit)? {
                 return Ok(found);
             }
         }
-        let path = self.places.last().cloned().unwrap_or_default();
+        let path = self.places().last().unwrap_or_default();
         Err(Error::Lineage { path, why: "the file that a fork was made from is gone or was cut" })
+    }
+
+    /// Where the file may be, in the order in which it is looked for.
+    fn places(&self) -> impl Iterator<Item = PathBuf> {
+        let uid = Position::from(self.base.at).uid;
+        // The session of the file that names it may be deleted while this is in use, and takes its copies along.
+        let taken = self.main.into_iter().map(move |main| Layout::copy(&self.layout.grave(main), uid));
+        self.layout.bases(&self.session, &self.dir, &self.base).chain(taken)
     }
 }
 
@@ -209,17 +240,15 @@ impl Held {
 }
 
 impl<'d> Lineage<'d> {
-    pub(crate) fn new(disk: &'d dyn Disk, layout: &'d Layout, own: &Transcript) -> Self {
+    pub(crate) fn new(disk: &'d dyn Disk, layout: &Layout, own: &Transcript) -> Self {
         let first = Ancestor {
             uid: own.header.uid,
-            main: None,
-            base: own.header.base.clone(),
+            base: own.header.base.clone().map(Arc::new),
             limit: Position { offset: Offset::new(u64::MAX), ..own.position(&own.start()) },
-            places: Vec::new(),
-            dir: session_dir(&own.path),
-            held: Some(own.clone()),
+            dir: session_dir(&own.path).into(),
+            access: Access::Held(own.clone()),
         };
-        Self { disk, layout, open: (0, own.clone()), chain: vec![Arc::new(first)] }
+        Self { disk, layout: Arc::new(layout.clone()), open: (0, own.clone()), chain: vec![Arc::new(first)] }
     }
 
     /// The view at `end`, which must be a position in this transcript or one of its ancestors.
@@ -289,7 +318,7 @@ impl<'d> Lineage<'d> {
             return Ok(true);
         }
         let child = self.chain[level].clone();
-        let lineage = |why| Err(Error::Lineage { path: child.dir.clone(), why });
+        let lineage = |why| Err(Error::Lineage { path: child.dir.to_path_buf(), why });
         let Some(base) = &child.base else { return Ok(false) };
         let limit = Position::from(base.at);
         if level >= MAX_LINEAGE {
@@ -298,21 +327,24 @@ impl<'d> Lineage<'d> {
         if self.chain.iter().any(|seen| seen.uid == limit.uid) {
             return lineage("it comes back to itself");
         }
-        let mut places = self.layout.bases(&self.chain[0].dir, &child.dir, base);
-        // The session of the file that names it may be deleted while this is in use, and takes its copies along.
-        places.extend(child.main.map(|main| Layout::copy(&self.layout.grave(main), limit.uid)));
-        let mut next = Ancestor {
-            uid: limit.uid,
-            base: None,
-            main: Some(base.main),
-            limit,
-            places,
-            dir: PathBuf::new(),
-            held: None,
+        let sought = Sought {
+            layout: self.layout.clone(),
+            session: self.chain[0].dir.clone(),
+            dir: child.dir.clone(),
+            base: base.clone(),
+            main: match &child.access {
+                Access::Held(_) => None,
+                Access::Sought(sought) => Some(sought.base.main),
+            },
         };
-        let found = next.open(self.disk)?;
-        next.base = found.header.base.clone();
-        next.dir = session_dir(&found.path);
+        let found = sought.open(self.disk, &limit)?;
+        let next = Ancestor {
+            uid: limit.uid,
+            base: found.header.base.clone().map(Arc::new),
+            limit,
+            dir: session_dir(&found.path).into(),
+            access: Access::Sought(sought),
+        };
         self.open = (level + 1, found);
         self.chain.push(Arc::new(next));
         Ok(true)

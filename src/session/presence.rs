@@ -58,18 +58,20 @@ impl Note {
     /// Says in the marker at `path`, if there is one, that a sync or cut of a transcript failed, for who does not hold it.
     pub(crate) fn poison(disk: &dyn Disk, path: &Path, key: &SessionKey, now: Timestamp) {
         if let Ok(file) = disk.open(path, How::Write) {
-            let _ = Self { poisoned: true, ..Self::new(key) }.write(&*file, now);
+            let _ = file.write_at(&Self { poisoned: true, ..Self::new(key) }.encode(Vec::new(), now), 0);
         }
     }
 
-    fn write(&self, file: &dyn File, now: Timestamp) -> io::Result<()> {
+    /// The note's line, in `bytes`.
+    fn encode(&self, mut bytes: Vec<u8>, now: Timestamp) -> Vec<u8> {
         let payload = serde_json::to_vec(self).unwrap_or_default();
-        let mut bytes = Vec::with_capacity(payload.len() + 256);
+        bytes.clear();
         let draft = Draft { at: &now.to_bytes(), id: None, kind: kind::LIVE, more: false };
         line::encode(&mut bytes, draft, Link::default(), 0, &payload);
-        file.write_at(&bytes, 0)
+        bytes
     }
 
+    /// [`Note::read`] of a marker that is open.
     fn of(file: &dyn File) -> Option<Self> {
         let mut bytes = vec![0; usize::try_from(file.len().ok()?).ok()?];
         let got = file.read_at(&mut bytes, 0).ok()?;
@@ -85,6 +87,8 @@ impl Note {
 pub(crate) struct Presence {
     disk: Arc<dyn Disk>,
     lock: Lock,
+    /// The note that was written last through this share, unless it says that something failed; empty before the first.
+    wrote: Vec<u8>,
 }
 
 impl Presence {
@@ -109,7 +113,7 @@ impl Presence {
             if !lock.is_current(&**disk)? {
                 continue;
             }
-            let presence = Self { disk: disk.clone(), lock };
+            let mut presence = Self { disk: disk.clone(), lock, wrote: Vec::new() };
             if Note::read(&**disk, path).is_none() {
                 presence.write(&Note::new(key), now)?;
             }
@@ -125,7 +129,7 @@ impl Presence {
                 return Ok(None);
             }
             if lock.is_current(&**disk)? {
-                return Ok(Some(Self { disk: disk.clone(), lock }));
+                return Ok(Some(Self { disk: disk.clone(), lock, wrote: Vec::new() }));
             }
         }
     }
@@ -142,12 +146,26 @@ impl Presence {
 
     /// Says that a sync or cut of a transcript failed. Where even that fails, nothing more can be done.
     pub(crate) fn poison(&self, key: &SessionKey, now: Timestamp) {
-        let _ = Note { poisoned: true, ..Note::new(key) }.write(self.lock.file(), now);
+        let _ = self.lock.file().write_at(&Note { poisoned: true, ..Note::new(key) }.encode(Vec::new(), now), 0);
     }
 
     /// Writes the marker in place. What a reader finds torn is no note.
-    pub(crate) fn write(&self, note: &Note, now: Timestamp) -> Result<()> {
-        note.write(self.lock.file(), now).map_err(|error| Error::io("write", self.lock.path(), error))
+    pub(crate) fn write(&mut self, note: &Note, now: Timestamp) -> Result<()> {
+        let bytes = note.encode(std::mem::take(&mut self.wrote), now);
+        self.lock.file().write_at(&bytes, 0).map_err(|error| Error::io("write", self.lock.path(), error))?;
+        if !note.poisoned {
+            self.wrote = bytes;
+        }
+        Ok(())
+    }
+
+    /// Whether the marker says that a sync or cut of a transcript failed, or cannot be read. What stands there mostly is what was written last
+    /// through this share, and then it need not be taken apart.
+    pub(crate) fn is_poisoned(&self) -> bool {
+        let file = self.lock.file();
+        let mut bytes = vec![0; self.wrote.len()];
+        let own = file.read_at(&mut bytes, 0).is_ok() && !bytes.is_empty() && bytes == self.wrote;
+        !own && Note::of(file).is_none_or(|note| note.poisoned)
     }
 
     /// Returns once the marker survives a power cut.

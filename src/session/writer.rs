@@ -199,7 +199,7 @@ impl Session {
         let disk = &**store.disk();
         let lock = WriteLock::open(disk, &transcript.path)?;
         lock.take(options.patience(), options.sharing == Sharing::Exclusive)?;
-        let failed = || presence.note().is_none_or(|note| note.poisoned);
+        let failed = || presence.is_poisoned();
         if failed() {
             recover::put_back(disk, &transcript)?;
         }
@@ -714,11 +714,11 @@ impl Core {
         }
         if self.side.is_none() {
             self.summarise(writer)?;
-            // Another writer's sync may have failed.
             let known = self.known(writer);
-            if let Some(presence) = &writer.presence {
-                let poisoned = presence.note().is_some_and(|note| note.poisoned);
-                presence.write(&Note { poisoned, known, ..Note::new(&self.key) }, self.store.now())?;
+            if let Some(presence) = &mut writer.presence {
+                // Another writer's sync may have failed.
+                let note = Note { poisoned: presence.is_poisoned(), known, ..Note::new(&self.key) };
+                presence.write(&note, self.store.now())?;
             }
         }
         Ok(())
@@ -873,7 +873,7 @@ impl Core {
         let main = open_named(disk, &store.layout().session(&key.project, &key.session), key, None, How::Read)?;
         let (_, ends) = State::read(disk, &main, store.look())?;
         if !ends.closed {
-            if presence.note().is_none_or(|note| note.poisoned) {
+            if presence.is_poisoned() {
                 return Ok(false);
             }
             let synced = main.file.sync().map_err(|error| Error::io("sync", &main.path, error));
@@ -886,7 +886,7 @@ impl Core {
 
     /// Whether a sync of the session has failed and one of its transcripts was not put in order since. The marker must go on saying so.
     fn is_doubtful(&self, presence: &Presence) -> Result<bool> {
-        if presence.note().is_some_and(|note| !note.poisoned) {
+        if !presence.is_poisoned() {
             return Ok(false);
         }
         let disk = &**self.store.disk();
