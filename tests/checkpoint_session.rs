@@ -40,6 +40,13 @@ impl Place {
         Store::open(self.dir.path().join("store")).expect("a store")
     }
 
+    /// One of the packs of the store.
+    fn pack(&self) -> PathBuf {
+        let objects = self.dir.path().join("store/objects");
+        let mut names = fs::read_dir(objects).expect("listed").map(|entry| entry.expect("read").path());
+        names.find(|path| path.extension().is_some_and(|end| end == "pack")).expect("a pack")
+    }
+
     fn write(&self, path: &str, content: &str) {
         let path = self.work().join(path);
         fs::create_dir_all(path.parent().expect("below the root")).expect("made");
@@ -751,9 +758,7 @@ fn verify_tells_of_files_that_a_checkpoint_lost() {
     drop(store);
     let store = place.store();
     assert!(store.verify(None, |_| {}).expect("read").is_sound());
-    let objects = place.dir.path().join("store/objects");
-    let packs = fs::read_dir(objects).expect("listed").map(|entry| entry.expect("read").path());
-    let pack = packs.into_iter().find(|path| path.extension().is_some_and(|end| end == "pack")).expect("a pack");
+    let pack = place.pack();
     let whole = fs::read(&pack).expect("read");
     let (mut at, mut found) = (32, 0);
     // What each frame holds, in turn; a mark holds nothing.
@@ -776,6 +781,46 @@ fn verify_tells_of_files_that_a_checkpoint_lost() {
     assert!(found > 3, "{found}");
     fs::remove_file(&pack).expect("removed");
     assert!(!place.store().verify(None, |_| {}).expect("read").is_sound(), "what is missing is told as well");
+}
+
+#[test]
+fn a_checkpoint_stores_anew_what_was_damaged_once_the_pack_has_been_moved_away() {
+    for stays_open in [false, true] {
+        let place = Place::new();
+        let mut store = place.store();
+        let session = store.create(NewSession::named(key("a"))).expect("created");
+        turn(&place, &session, &session.files(place.work()).expect("opened"), 0);
+        let image = place.image();
+        session.close().expect("closed");
+        if !stays_open {
+            drop(store);
+            store = place.store();
+        }
+        let is_sound = |store: &Store| store.verify(None, |_| {}).expect("read").is_sound();
+        let pack = place.pack();
+        let mut bytes = fs::read(&pack).expect("read");
+        bytes[32 + 72] ^= 1;
+        fs::write(&pack, bytes).expect("written");
+        let session = store.session(&key("a")).expect("opens");
+        let files = session.files(place.work()).expect("opened");
+        files.checkpoint(Some("of the same")).expect("taken");
+        assert!(!is_sound(&store) && !is_sound(&place.store()), "what is stored is not stored again, damaged or not");
+        fs::rename(&pack, place.dir.path().join("moved away")).expect("moved");
+        files.checkpoint(Some("anew")).expect("taken");
+        place.write("always", "something else");
+        files.checkpoint(None).expect("taken");
+        drop(files);
+        session.close().expect("closed");
+        drop(store);
+        let store = place.store();
+        assert!(is_sound(&store), "open: {stays_open}");
+        let session = store.session(&key("a")).expect("opens");
+        let files = session.files(place.work()).expect("opened");
+        for checkpoint in store.read(&key("a")).expect("readable").checkpoints().expect("listed") {
+            files.rewind(&FilesTarget::Checkpoint(checkpoint.id), Scope::Files, &forced()).expect("goes there");
+            assert_eq!(place.image() == image, checkpoint.label.is_some(), "{:?}", checkpoint.label);
+        }
+    }
 }
 
 /// Killed in the middle of a rewind, then the directory is moved, then the session is opened there.

@@ -84,10 +84,7 @@ impl Files {
         self.write_journal(&journal)?;
         let mut work = Work::new(self, &batch, &journal, metas)?;
         let done = work.carry_out(&journal.steps).and_then(|()| self.outcome(&journal, &mut work));
-        let mut outcome = done.map_err(|error| self.put_back(&mut work, &journal, error))?;
-        if let Some(snapshot) = &plan.snapshot {
-            outcome.before.unknown = super::unknown(&snapshot.skipped);
-        }
+        let outcome = done.map_err(|error| self.put_back(&mut work, &journal, error))?;
         let committed = commit(&outcome);
         let ended = match committed.as_ref().map_err(Error::kind) {
             // The record is written: the files must stay as they are.
@@ -228,7 +225,9 @@ impl Files {
         let root = self.workspace.root().as_os_str().as_encoded_bytes().to_owned();
         let (uid, payload, steps) = (self.temp_uid(), payload.to_owned(), plan.steps.clone());
         let (boot, found) = (self.workspace.boot(), Vec::new());
-        Ok((Journal { uid, root, boot, payload, before, seen, found, steps }, metas))
+        let skipped = plan.snapshot.as_ref().map_or(&[][..], |snapshot| &snapshot.skipped);
+        let unknown = super::unknown(skipped).iter().map(|path| path.as_bytes().to_owned()).collect();
+        Ok((Journal { uid, root, boot, payload, before, seen, found, unknown, steps }, metas))
     }
 
     /// The tree of the workspace with what could not be looked at as the session last knew it: an undo must not take for
@@ -274,7 +273,8 @@ impl Files {
         // Not synced: while it can be read from memory it is true, and after a power cut doing it again is no harm.
         work.is_marked = true;
         self.mark(work, &journal::applied_mark(), |_| Ok(()))?;
-        let mut before = State { tree: journal.before, ..State::default() };
+        let unknown = journal.unknown.iter().map(|path| RelPath::new(path.as_slice())).collect::<Result<_>>()?;
+        let mut before = State { tree: journal.before, unknown, ..State::default() };
         let mut seen = State { tree: journal.seen, ..State::default() };
         let mut lookup = Lookup::new(&self.objects);
         for step in &journal.steps {

@@ -6,7 +6,9 @@ use super::stat::put_counted;
 use super::tree::{self, Entry};
 use crate::ids::Uid;
 
-const MAGIC: [u8; 8] = *b"FLjrnl1\n";
+const MAGIC: [u8; 8] = *b"FLjrnl2\n";
+/// Of a journal that does not say what could not be looked at.
+const MAGIC_1: [u8; 8] = *b"FLjrnl1\n";
 const APPLIED: [u8; 8] = *b"applied\n";
 
 /// What is to become of one path.
@@ -33,6 +35,8 @@ pub(crate) struct Journal {
     pub(crate) seen: Option<Entry>,
     /// Contents that were neither the before nor the after of their path, and were replaced.
     pub(crate) found: Vec<(Vec<u8>, Entry)>,
+    /// Paths that could not be looked at, sorted: what they were before is not known.
+    pub(crate) unknown: Vec<Vec<u8>>,
     pub(crate) steps: Vec<Step>,
 }
 
@@ -49,10 +53,14 @@ pub(crate) fn encode(journal: &Journal) -> Vec<u8> {
     put_counted(&journal.payload, &mut out);
     put_state(journal.before.as_ref(), &mut out);
     put_state(journal.seen.as_ref(), &mut out);
-    out.extend_from_slice(&u32::try_from(journal.found.len()).unwrap_or(u32::MAX).to_le_bytes());
+    put_count(journal.found.len(), &mut out);
     for (path, entry) in &journal.found {
         put_counted(path, &mut out);
         put_state(Some(entry), &mut out);
+    }
+    put_count(journal.unknown.len(), &mut out);
+    for path in &journal.unknown {
+        put_counted(path, &mut out);
     }
     for step in &journal.steps {
         put_counted(&step.path, &mut out);
@@ -73,7 +81,8 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<(Journal, bool), Bad> {
     let (whole, rest) = bytes.split_at_checked(end).ok_or(Bad::Torn)?;
     let body = checked_body(whole).ok_or(Bad::Corrupt("a journal fails its checksum"))?;
     let mut fields = Fields::new(body.get(4..).unwrap_or_default());
-    if fields.array() != Some(MAGIC) {
+    let magic = fields.array().ok_or(Bad::Torn)?;
+    if ![MAGIC, MAGIC_1].contains(&magic) {
         return Err(Bad::Newer);
     }
     let uid = Uid::from_bytes(fields.array().ok_or(Bad::Torn)?);
@@ -88,19 +97,29 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<(Journal, bool), Bad> {
         let entry = take_state(&mut fields)?.ok_or(Bad::Corrupt("a journal has found nothing"))?;
         found.push((path.to_owned(), entry));
     }
+    let mut unknown = Vec::new();
+    if magic == MAGIC {
+        for _ in 0..fields.u32().ok_or(Bad::Torn)? {
+            unknown.push(take_path(&mut fields)?.to_owned());
+        }
+    }
     let mut steps = Vec::new();
     while !fields.is_empty() {
         let path = take_path(&mut fields)?;
         let (before, after) = (take_state(&mut fields)?, take_state(&mut fields)?);
         steps.push(Step { path: path.to_owned(), before, after });
     }
-    Ok((Journal { uid, root, boot, payload, before, seen, found, steps }, rest == APPLIED))
+    Ok((Journal { uid, root, boot, payload, before, seen, found, unknown, steps }, rest == APPLIED))
 }
 
 fn take_path<'b>(fields: &mut Fields<'b>) -> Result<&'b [u8], Bad> {
     let path = fields.counted().ok_or(Bad::Torn)?;
     let is_fit = !path.is_empty() && path.split(|&c| c == b'/').all(tree::name_is_fit);
     is_fit.then_some(path).ok_or(Bad::Corrupt("a journal names a path that leads out of the workspace"))
+}
+
+fn put_count(count: usize, out: &mut Vec<u8>) {
+    out.extend_from_slice(&u32::try_from(count).unwrap_or(u32::MAX).to_le_bytes());
 }
 
 fn put_state(state: Option<&Entry>, out: &mut Vec<u8>) {
@@ -142,6 +161,7 @@ mod tests {
             before: Some(tree),
             seen: None,
             found,
+            unknown: vec![b"d".to_vec(), b"e/f".to_vec()],
             steps,
         }
     }
@@ -161,6 +181,22 @@ mod tests {
     }
 
     #[test]
+    fn a_journal_of_version_1_is_read_as_one_that_could_look_at_everything() {
+        let journal = Journal { unknown: Vec::new(), ..journal() };
+        let steps = Journal { found: Vec::new(), ..journal.clone() };
+        let bytes = encode(&journal);
+        // The crc, the steps and then the number of paths that could not be looked at, which version 1 has not.
+        let n_after = encode(&steps).len() - encode(&Journal { steps: Vec::new(), ..steps }).len() + 4;
+        let (head, tail) = bytes.split_at(bytes.len() - n_after);
+        let body = [&head[4..head.len() - 4], &tail[..tail.len() - 4]].concat();
+        let mut old = u32::try_from(body.len()).expect("short").to_le_bytes().to_vec();
+        old.extend_from_slice(&MAGIC_1);
+        old.extend_from_slice(&body[MAGIC.len()..]);
+        put_crc(&mut old);
+        assert_eq!(decode(&old), Ok((journal, false)));
+    }
+
+    #[test]
     fn only_the_whole_mark_says_applied() {
         let mut bytes = encode(&journal());
         for byte in APPLIED {
@@ -175,6 +211,9 @@ mod tests {
         for path in ["", "..", "/etc", "a/../../x", "a//b"] {
             let mut forged = journal();
             forged.steps[0].path = path.into();
+            assert!(matches!(decode(&encode(&forged)), Err(Bad::Corrupt(_))), "{path:?}");
+            let mut forged = journal();
+            forged.unknown[1] = path.into();
             assert!(matches!(decode(&encode(&forged)), Err(Bad::Corrupt(_))), "{path:?}");
         }
     }

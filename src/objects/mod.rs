@@ -209,10 +209,15 @@ impl ObjectStore {
             let names = names.iter().filter_map(|entry| entry.name.to_str());
             names.filter_map(|name| name.strip_suffix(ending)?.parse().ok()).collect()
         };
-        let condemned = uids(".condemned");
+        let (found, condemned) = (uids(".pack"), uids(".condemned"));
+        if state.writer.as_ref().is_some_and(|writer| !found.contains(&writer.uid)) {
+            // Somebody has moved the pack in hand away: what is put there would not be found again.
+            state.writer = None;
+            state.epoch += 1;
+        }
         let own = state.writer.as_ref().map(|writer| writer.uid);
         let mut packs = HashMap::new();
-        for uid in uids(".pack").into_iter().filter(|&uid| Some(uid) != own) {
+        for uid in found.into_iter().filter(|&uid| Some(uid) != own) {
             let is_condemned = condemned.contains(&uid);
             let known = state.packs.remove(&uid).filter(|pack| pack.condemned == is_condemned);
             let path = self.dir.join(format!("{uid}.pack"));

@@ -1,6 +1,5 @@
 //! Who has a session open: a marker in `live/`, held with a shared lock (FORMAT.md, section 10).
 
-use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -137,11 +136,6 @@ impl Presence {
     /// Gives the share back, and says whether it was the last. If so, nobody can join until this is dropped or removed.
     pub(crate) fn leave(&self) -> bool {
         self.lock.try_take(LockMode::Exclusive).unwrap_or(false)
-    }
-
-    /// What the marker says.
-    pub(crate) fn note(&self) -> Option<Note> {
-        Note::of(self.lock.file())
     }
 
     /// Says that a sync or cut of a transcript failed. Where even that fails, nothing more can be done.

@@ -293,3 +293,42 @@ fn gc_keeps_what_is_needed_wherever_it_ends() {
     }
     println!("ended at {} moments", taken.len());
 }
+
+/// Neither a file that nobody has ever captured nor the newer content of one that the session has seen is touched by the undo of a
+/// rewind that could read neither, also when the rewind was carried to its end after a crash.
+#[test]
+fn what_a_rewind_could_not_read_is_left_alone_by_its_undo_wherever_it_ends() {
+    let (disk, _) = three_turns();
+    let user = User::of(&disk);
+    let secrets = [("never-seen", "never captured"), ("same", "newer than what was captured")];
+    for (name, content) in secrets {
+        user.write(name, content);
+        user.chmod(name, 0o000);
+    }
+    let disk = disk.after(Cut::Everything);
+    let step = |_: &Store, files: &SessionFiles<'_>| files.rewind(&seq(0), Scope::Both, &forced()).map(drop);
+    let taken = moments(&disk, &step);
+    let mut undone = 0;
+    for (n, moment) in taken.iter().enumerate() {
+        for (cut, image) in ends(moment, derive(11, n as u64), 2) {
+            let process = image.process();
+            let store = open(&process).expect("opens");
+            let session = store.session(&key()).expect("opens");
+            let found = files(&process, &session).expect("carried on");
+            if conversation(&store) == 3 {
+                continue;
+            }
+            let user = User::of(&image);
+            for (name, _) in secrets {
+                user.chmod(name, 0o600);
+            }
+            found.undo(&forced()).expect("undone");
+            for (name, content) in secrets {
+                assert_eq!(user.read(name).as_deref(), Some(content), "moment {n} of {}, {cut}: {name}", taken.len());
+            }
+            undone += 1;
+        }
+    }
+    println!("undone {undone} times");
+    assert!(undone > 100, "{undone}");
+}
