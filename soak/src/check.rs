@@ -285,7 +285,7 @@ pub fn check_live(disk: &SimDisk, model: &Model, again: Option<u64>, tally: &mut
 
 fn check_disk(image: &SimDisk, model: &Model, live: bool, again: Option<u64>, tally: &mut Tally) -> Result<(), String> {
     tally.images += 1;
-    let copy = image.after(Cut::Everything);
+    let copy = image.snapshot().killed();
     let store = open_store(&image.process(), 1).map_err(|error| format!("the store does not open: {error}"))?;
     let found = resolve(&store, image, model)?;
     check_list(&store, &copy, &found)?;
@@ -346,7 +346,7 @@ fn check_disk(image: &SimDisk, model: &Model, live: bool, again: Option<u64>, ta
         return Err(format!("after a second power cut: {wrong}"));
     }
     check_quarantine(&files(image), &tails)?;
-    let copy = image.after(Cut::Everything);
+    let copy = image.snapshot().killed();
     let found = resolve(world.store(), image, &world.model).map_err(|error| format!("gone on with: {error}"))?;
     check_list(world.store(), &copy, &found).map_err(|error| format!("gone on with: {error}"))
 }

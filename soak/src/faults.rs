@@ -139,6 +139,10 @@ impl FaultCase {
                 struck = true;
                 self.fits(&error).map_err(|wrong| format!("{op:?}: {wrong}"))?;
                 self.cut(world, tally, 1)?;
+                // Another process finds what is in memory, which a sync that lied may have left there, and makes it good.
+                let left = world.disk.snapshot().killed();
+                check_live(&left, &world.model, Some(derive(self.n, 3)), tally)
+                    .map_err(|wrong| left.report(format!("{op:?} failed, and another process: {wrong}")))?;
                 let expected = Expected::after(&error);
                 why = format!("{op:?} failed with {error:?}");
                 // Without a handle, it was opening or closing that failed.

@@ -114,7 +114,9 @@ impl Presence {
             }
             let mut presence = Self { disk: disk.clone(), lock, wrote: Vec::new() };
             if Note::read(&**disk, path).is_none() {
-                presence.write(&Note::new(key), now)?;
+                // A note that cannot be read may have said that it is.
+                let len = presence.lock.file().len().map_err(|error| Error::io("read", path, error))?;
+                presence.write(&Note { poisoned: 0 < len, ..Note::new(key) }, now)?;
             }
             return Ok(presence);
         }

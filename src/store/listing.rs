@@ -1,5 +1,6 @@
 //! Lists of sessions: the index, and what live sessions add to it.
 
+use std::collections::HashMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -253,21 +254,42 @@ impl Store {
         Ok((Overlay::new(&fresh, &gone), torn))
     }
 
-    /// Whether any of these markers, which tell no name, is nobody's: a power cut left it torn, and the index may lack its session.
-    /// Then the index is built again, and the marker removed.
+    /// Whether any of these markers, which tell no name, is nobody's: its writer ended while it wrote it, or a power cut left it torn. It is given
+    /// the name of its session again, and removed only where there is none: what can be read of the session need not be on stable storage, and
+    /// without its marker lists would show what a power cut takes back.
     fn settle_torn(&self, torn: &[std::path::PathBuf]) -> Result<bool> {
         let disk = &**self.disk();
         let mut alone = Vec::new();
         for path in torn {
             // A marker that is held is being written this moment, and its session is not there yet.
-            alone.extend(Presence::alone(self.disk(), path)?.filter(|_| Note::read(disk, path).is_none()));
+            let nobodys = Presence::alone(self.disk(), path)?.filter(|_| Note::read(disk, path).is_none());
+            alone.extend(nobodys.map(|presence| (path, presence)));
         }
-        if !alone.is_empty() {
-            self.rebuild_always()?;
+        if alone.is_empty() {
+            return Ok(false);
         }
-        let any = !alone.is_empty();
-        alone.into_iter().try_for_each(Presence::remove)?;
-        Ok(any)
+        let mut marked = HashMap::new();
+        for key in self.scan()? {
+            let dir = self.layout().session(&key.project, &key.session);
+            match open_named(disk, &dir, &key, None, How::Read) {
+                Ok(found) => drop(marked.insert(self.layout().marker(found.header.uid), key)),
+                Err(Error::NotFound { .. }) => {}
+                Err(error) if matches!(error.kind(), Kind::Data | Kind::Newer) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        for (path, presence) in alone {
+            if let Some(key) = marked.get(path) {
+                presence.write(&Note { poisoned: true, ..Note::new(key) }, self.now())?;
+                continue;
+            }
+            // That the index does not name it may be in memory only.
+            if let Some(uid) = path.file_name().and_then(marker_uid) {
+                self.forget(uid)?;
+            }
+            presence.remove()?;
+        }
+        Ok(true)
     }
 
     /// The entry of a live session; `None` when it is there no more.
