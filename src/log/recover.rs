@@ -38,6 +38,9 @@ pub(crate) fn settle(disk: &dyn Disk, transcript: &Transcript, ends: &Ends) -> R
     if ends.len > end {
         file.set_len(end).map_err(|error| Error::io("cut", path, error))?;
         file.sync().map_err(|error| Error::io("sync", path, error))?;
+    } else {
+        // Room that a writer had set aside which was killed.
+        let _ = file.reserve(end, 0);
     }
     Ok(end)
 }
