@@ -131,6 +131,10 @@ impl<H: Hook> File for Open<H> {
         pass(&self.hook, Change::SetLen, || self.file.set_len(len))
     }
 
+    fn reserve(&self, at: u64, len: u64) -> io::Result<()> {
+        self.file.reserve(at, len)
+    }
+
     fn sync(&self) -> io::Result<()> {
         pass(&self.hook, Change::Sync, || self.file.sync())
     }

@@ -131,6 +131,14 @@ impl File for OsFile {
         self.0.set_len(len)
     }
 
+    #[cfg(target_os = "linux")]
+    fn reserve(&self, at: u64, len: u64) -> io::Result<()> {
+        match len {
+            0 => self.0.set_len(at),
+            _ => Ok(rustix::fs::fallocate(&self.0, rustix::fs::FallocateFlags::KEEP_SIZE, at, len)?),
+        }
+    }
+
     /// `fdatasync` on Linux; on macOS the standard library uses `F_FULLFSYNC`.
     fn sync(&self) -> io::Result<()> {
         self.0.sync_data()

@@ -11,6 +11,13 @@ use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Condvar, Mutex, MutexGuard, thread};
 use crate::time::Timestamp;
 
+/// The most room that is set aside behind the lines.
+const MOST_ROOM: u64 = 8 << 20;
+/// The least that is worth a call.
+const LEAST_ROOM: u64 = 128 << 10;
+/// Which part of what was written is set aside for what is to come: a session that stays open, or was killed, takes that much more of the disk.
+const ROOM_SHARE: u64 = 8;
+
 /// Appends lines to one file, whose write lock the caller holds.
 ///
 /// A line survives a killed process once [`Appender::write`] has returned, and a power cut once a sync has.
@@ -31,6 +38,12 @@ pub(crate) struct Appender {
     ahead: usize,
     /// The file's length while spaces are laid ahead.
     laid: u64,
+    /// Where room for more is set aside; no file gets there when none ever is.
+    room_from: u64,
+    /// Where this appender began to write.
+    began: u64,
+    /// Whether room was set aside.
+    has_room: bool,
     /// Set when a cut failed: what stands at the end is unknown.
     broken: bool,
 }
@@ -39,7 +52,9 @@ impl Appender {
     pub(crate) fn new(path: PathBuf, file: Arc<dyn File>, link: Link, max_line: u64) -> Self {
         let second = (0, Timestamp::from_millis(0).to_bytes());
         let (buf, staged, laid) = (Vec::new(), Vec::new(), link.end);
-        Self { path, file, link, buf, staged, max_line, second, ahead: 0, laid, broken: false }
+        let (room_from, began) = (u64::MAX, link.end);
+        let (ahead, has_room, broken) = (0, false, false);
+        Self { path, file, link, buf, staged, max_line, second, ahead, laid, room_from, began, has_room, broken }
     }
 
     /// Lays so many spaces ahead from now on. Only for who holds the write lock as long as this lives, and
@@ -48,13 +63,22 @@ impl Appender {
         self.ahead = bytes;
     }
 
-    /// Cuts off the spaces that are laid ahead, and lays no more.
+    /// Has the file system set room aside from now on, which makes writing quicker where it finds room for each page only when that is
+    /// written. Under the same conditions as [`Appender::lay_ahead`], instead of it.
+    pub(crate) fn set_room_aside(&mut self) {
+        self.room_from = self.began + LEAST_ROOM * ROOM_SHARE;
+    }
+
+    /// Cuts off the spaces that are laid ahead, gives room back, and takes no more of either.
     ///
     /// # Errors
     ///
     /// [`Error::Io`]: they may still be there, which does no harm.
     pub(crate) fn trim(&mut self) -> Result<()> {
-        self.ahead = 0;
+        (self.ahead, self.room_from) = (0, u64::MAX);
+        if std::mem::take(&mut self.has_room) {
+            let _ = self.file.reserve(self.link.end, 0);
+        }
         if self.laid > self.link.end {
             self.file.set_len(self.link.end).map_err(|source| Error::io("cut", &self.path, source))?;
             self.laid = self.link.end;
@@ -146,7 +170,7 @@ impl Appender {
     pub(crate) fn write(&mut self) -> Result<()> {
         if let Err(source) = self.write_out() {
             self.broken = self.file.set_len(self.link.end).is_err();
-            self.laid = self.link.end;
+            (self.laid, self.room_from) = (self.link.end, u64::MAX);
             self.discard();
             return Err(Error::io("append to", &self.path, source));
         }
@@ -157,6 +181,9 @@ impl Appender {
     fn write_out(&mut self) -> io::Result<()> {
         let lines = self.buf.len();
         let end = self.link.end + lines as u64;
+        if self.room_from < end {
+            self.reserve(end);
+        }
         if self.ahead == 0 || end <= self.laid {
             return self.file.write_at(&self.buf, self.link.end);
         }
@@ -171,6 +198,15 @@ impl Appender {
             self.laid = end;
         }
         Ok(())
+    }
+
+    /// Sets room aside for lines that end at `end`, and for more.
+    fn reserve(&mut self, end: u64) {
+        let more = ((end - self.began) / ROOM_SHARE).min(MOST_ROOM);
+        // Where there is none, or no such call, lines are written all the same.
+        let reserved = self.file.reserve(self.link.end, end - self.link.end + more);
+        self.room_from = if reserved.is_ok() { end + more } else { u64::MAX };
+        self.has_room |= reserved.is_ok();
     }
 
     /// `at` as text.

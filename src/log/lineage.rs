@@ -97,7 +97,7 @@ pub(crate) struct Ancestor {
 #[derive(Debug)]
 enum Access {
     /// The first one stays open.
-    Held(Transcript),
+    Held(Box<Transcript>),
     /// The others may move meanwhile.
     Sought(Sought),
 }
@@ -123,7 +123,7 @@ impl Ancestor {
     /// [`Error::Lineage`] when it is gone; what reading its first line may return.
     pub(crate) fn open(&self, disk: &dyn Disk) -> Result<Transcript> {
         match &self.access {
-            Access::Held(held) => Ok(held.clone()),
+            Access::Held(held) => Ok(Transcript::clone(held)),
             Access::Sought(sought) => sought.open(disk, &self.limit),
         }
     }
@@ -246,7 +246,7 @@ impl<'d> Lineage<'d> {
             base: own.header.base.clone().map(Arc::new),
             limit: Position { offset: Offset::new(u64::MAX), ..own.position(&own.start()) },
             dir: session_dir(&own.path).into(),
-            access: Access::Held(own.clone()),
+            access: Access::Held(Box::new(own.clone())),
         };
         Self { disk, layout: Arc::new(layout.clone()), open: (0, own.clone()), chain: vec![Arc::new(first)] }
     }

@@ -55,6 +55,9 @@ pub(crate) fn settle(disk: &dyn Disk, transcript: &Transcript, ends: &Ends, fail
     if file.len().map_err(|error| transcript.io(error))? > end {
         file.set_len(end).map_err(|error| Error::io("cut", path, error))?;
         sync(transcript)?;
+    } else {
+        // Room that a writer had set aside which was killed.
+        let _ = file.reserve(end, 0);
     }
     Ok(end)
 }

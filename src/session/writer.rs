@@ -220,6 +220,9 @@ impl Session {
         let durability = options.durability.unwrap_or(store.durability());
         let mut appender = Appender::new(path.clone(), transcript.file.clone(), ends.link, store.max_line());
         appender.lay_ahead(options.padding(durability));
+        if durability != Durability::Sync && options.sharing == Sharing::Exclusive {
+            appender.set_room_aside();
+        }
         let core = Core {
             store: store.clone(),
             key: key.clone(),

@@ -200,7 +200,11 @@ impl Store {
     fn sync_of_others(&self, source: &Transcript) -> Result<()> {
         let (disk, header) = (&**self.disk(), &source.header);
         let marker = self.layout().marker(header.side.as_ref().map_or(header.uid, |side| side.of));
-        let poisoned = || Note::read(disk, &marker).is_some_and(|note| note.poisoned);
+        // One that cannot be read, not being written this moment, may have said so.
+        let poisoned = || {
+            let note = (0..3).find_map(|_| Note::read(disk, &marker));
+            disk.stat(&marker).is_ok() && note.is_none_or(|note| note.poisoned)
+        };
         let synced = if poisoned() { Ok(()) } else { source.file.sync() };
         if synced.is_err() {
             let key = SessionKey { project: header.project.clone(), session: header.session.clone() };

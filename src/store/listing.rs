@@ -278,7 +278,7 @@ impl Store {
                 Err(error) => return Err(error),
             }
         }
-        for (path, presence) in alone {
+        for (path, mut presence) in alone {
             if let Some(key) = marked.get(path) {
                 presence.write(&Note { poisoned: true, ..Note::new(key) }, self.now())?;
                 continue;

@@ -60,3 +60,52 @@ fn a_killed_process_loses_nothing_and_leaves_no_lock() {
     }
     assert!(store.verify(None, |_| {}).expect("read").is_sound());
 }
+
+/// Room behind the end of a session's transcript, in bytes.
+#[cfg(target_os = "linux")]
+fn room(store: &Store) -> u64 {
+    use std::os::unix::fs::MetadataExt as _;
+    let found = std::fs::metadata(store.path().join("projects/p/a/transcript.jsonl")).expect("a transcript");
+    assert_eq!(found.len(), store.read(&key("a")).expect("readable").size(), "it shows in no length");
+    (found.blocks() * 512).saturating_sub(found.len())
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn room_that_is_set_aside_is_given_back_by_a_close_and_after_a_kill() {
+    use forklog::disk::{Disk as _, How, OsDisk};
+
+    /// More than blocks that are not full take.
+    const MUCH: u64 = 100_000;
+    let append = |store: &Store| {
+        let session = store.session(&key("a")).expect("open");
+        let value = json!({ "text": "x".repeat(10_000) });
+        (0..400).for_each(|_| drop(session.append(&value).expect("appended")));
+        session
+    };
+    if let Ok(dir) = std::env::var(DIR) {
+        std::mem::forget(append(&Store::open(dir).expect("a store")));
+        std::process::exit(0);
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = Store::open(dir.path()).expect("a store");
+    store.create(NewSession::named(key("a"))).expect("created").close().expect("closed");
+    let probe = OsDisk.open(&dir.path().join("probe"), How::Create).expect("a file");
+    let possible = probe.reserve(0, 4096).is_ok();
+
+    let session = append(&store);
+    assert_eq!(room(&store) > MUCH, possible);
+    session.close().expect("closed");
+    assert!(room(&store) < MUCH, "{}", room(&store));
+
+    let child = Command::new(std::env::current_exe().expect("this program"))
+        .args(["--exact", "process::room_that_is_set_aside_is_given_back_by_a_close_and_after_a_kill"])
+        .env(DIR, dir.path())
+        .status()
+        .expect("started");
+    assert!(child.success());
+    assert_eq!(room(&store) > MUCH, possible);
+    drop(store.session(&key("a")).expect("open"));
+    assert!(room(&store) < MUCH, "{}", room(&store));
+    assert_eq!(store.read(&key("a")).expect("readable").len(), 800);
+}
