@@ -19,7 +19,8 @@ pub(crate) struct Content {
     pending: Vec<Change>,
     /// Set once a failed sync has dropped changes that `live` still shows.
     diverged: bool,
-    /// What is written here never gets to stable storage, although syncs succeed, until the file is cut before it.
+    /// What is written here never gets to stable storage, although syncs succeed, until the file is cut before it, or what is known of it is
+    /// forgotten.
     unwritten: Vec<Range<usize>>,
 }
 
@@ -77,7 +78,23 @@ impl Content {
     pub(crate) fn set_len(&mut self, len: usize) {
         Arc::make_mut(&mut self.live).resize(len, 0);
         self.pending.push(Change::SetLen(len));
-        self.unwritten.iter_mut().for_each(|hole| hole.end = hole.end.min(len));
+        self.look_again(len);
+    }
+
+    /// Forgets what was read from the device, or was written to it, from `from` on: what a failed sync has dropped is seen no more.
+    pub(crate) fn forget(&mut self, from: usize) {
+        let device = self.after(Fate::Kept);
+        let from = from.min(self.live.len());
+        let live = Arc::make_mut(&mut self.live);
+        for (at, byte) in live.iter_mut().enumerate().skip(from) {
+            *byte = device.get(at).copied().unwrap_or(0);
+        }
+        self.diverged = device != self.live;
+        self.look_again(from);
+    }
+
+    fn look_again(&mut self, from: usize) {
+        self.unwritten.iter_mut().for_each(|hole| hole.end = hole.end.min(from));
         self.unwritten.retain(|hole| hole.start < hole.end);
     }
 
@@ -323,10 +340,20 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_again_where_a_sync_failed_is_kept_only_after_a_cut() {
-        let mut file = stable(b"old");
-        file.write(b"gone", 3);
-        file.drop_dirty_for_good();
+    fn what_is_written_again_where_a_sync_failed_is_kept_only_after_a_cut_or_another_look() {
+        let lost = || {
+            let mut file = stable(b"old");
+            file.write(b"gone", 3);
+            file.drop_dirty_for_good();
+            file
+        };
+        let mut file = lost();
+        file.forget(3);
+        assert_eq!(**file.live(), *b"old\0\0\0\0");
+        file.write(b"kept", 3);
+        file.sync();
+        assert_eq!(**file.after(Fate::Lost), *b"oldkept");
+        let mut file = lost();
         file.write(b"Xgone", 2);
         file.sync();
         assert_eq!(**file.live(), *b"olXgone");

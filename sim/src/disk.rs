@@ -466,6 +466,10 @@ impl File for SimFile {
         })
     }
 
+    fn forget(&self, from: u64) -> io::Result<()> {
+        self.call(Op::Write, Detail::None, |machine, _| machine.forget(self.ino, from))
+    }
+
     fn sync(&self) -> io::Result<()> {
         self.call(Op::Sync, Detail::None, |machine, struck| machine.sync(self.ino, struck))
     }

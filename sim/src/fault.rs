@@ -67,7 +67,7 @@ pub enum What {
     /// the next sync succeeds, as on ext4 and XFS.
     LoseDirty(Errno),
     /// As `LoseDirty`, and where the file had grown it does not help to write the same bytes again, as on ext4: they come back as zeros,
-    /// unless the file was cut there first.
+    /// unless the file was cut there first, or what is known of it [forgotten](forklog::disk::File::forget).
     LoseForGood(Errno),
     /// As `LoseDirty`, but some of it reaches the device first, in any subset and torn.
     LoseSomeDirty(Errno),

@@ -172,6 +172,12 @@ impl Machine {
         Ok(())
     }
 
+    pub(crate) fn forget(&mut self, ino: Ino, from: u64) -> io::Result<()> {
+        let from = usize::try_from(from).unwrap_or(usize::MAX);
+        self.fs_mut().content_mut(ino)?.forget(from);
+        Ok(())
+    }
+
     /// The length to which a file can grow.
     fn largest(&self, ino: Ino) -> io::Result<usize> {
         let Some(capacity) = self.capacity else { return Ok(usize::MAX) };

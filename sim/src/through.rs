@@ -131,6 +131,10 @@ impl<H: Hook> File for Open<H> {
         pass(&self.hook, Change::SetLen, || self.file.set_len(len))
     }
 
+    fn forget(&self, from: u64) -> io::Result<()> {
+        self.file.forget(from)
+    }
+
     fn reserve(&self, at: u64, len: u64) -> io::Result<()> {
         self.file.reserve(at, len)
     }

@@ -72,6 +72,12 @@ pub trait File: fmt::Debug + Send + Sync {
     /// Cuts the file, or extends it with zeros.
     fn set_len(&self, len: u64) -> io::Result<()>;
 
+    /// Lets the system forget what it holds of the file from `from` on, as far as that is written out, so that it is read from the device
+    /// again. Where the system cannot, it does nothing.
+    fn forget(&self, _from: u64) -> io::Result<()> {
+        Ok(())
+    }
+
     /// Sets `len` bytes of room aside behind `at`, the file's length, for what will be written there; 0 gives back whatever was set aside.
     ///
     /// Changes neither the file's bytes nor its length, and a cut gives it back too: only writing becomes quicker. Fails where that is not

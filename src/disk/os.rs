@@ -132,6 +132,14 @@ impl File for OsFile {
     }
 
     #[cfg(target_os = "linux")]
+    fn forget(&self, from: u64) -> io::Result<()> {
+        /// Pages that are kept together are forgotten together or not at all.
+        const TOGETHER: u64 = 2 << 20;
+        let from = from - from % TOGETHER;
+        Ok(rustix::fs::fadvise(&self.0, from, None, rustix::fs::Advice::DontNeed)?)
+    }
+
+    #[cfg(target_os = "linux")]
     fn reserve(&self, at: u64, len: u64) -> io::Result<()> {
         match len {
             0 => self.0.set_len(at),

@@ -25,8 +25,8 @@ const AGAIN: &str = "again";
 /// only. Other writers that are there cannot vouch for it: the kernel tells those of a failure who had the file open, and this handle's
 /// syncs succeed. Then what does not count is cut, of which quarantine has a copy by then. Killed at any step, it can be done again.
 ///
-/// `failed` says whether a sync of the session is known to have failed; then writing in place does not do (see `write_anew`). It is asked
-/// once more after the sync, since who saw the failure may have been about to say so.
+/// `failed` says whether a sync of the session is known to have failed, and is asked after the first sync, since who saw the failure may have
+/// been about to say so. Then that is not enough (see `write_anew`).
 ///
 /// # Errors
 ///
@@ -42,17 +42,15 @@ pub(crate) fn settle(disk: &dyn Disk, transcript: &Transcript, ends: &Ends, fail
         quarantine(disk, transcript, end, ends.len, "cut")?;
     }
     let doubtful = doubtful(transcript, ends)?;
-    if !failed() {
-        lines(transcript, doubtful, end, |lines, at| {
-            file.write_at(lines, at).map_err(|error| Error::io("write", path, error))
-        })?;
-        sync(transcript)?;
-    }
+    lines(transcript, doubtful, end, |lines, at| {
+        file.write_at(lines, at).map_err(|error| Error::io("write", path, error))
+    })?;
+    sync(transcript)?;
     if failed() {
-        write_anew(disk, transcript, doubtful, ends)?;
+        write_anew(disk, transcript, doubtful, end)?;
     }
     // Not before: what follows an `xclose` is all that shows that it may be in memory only, should the sync fail.
-    if file.len().map_err(|error| transcript.io(error))? > end {
+    if ends.len > end {
         file.set_len(end).map_err(|error| Error::io("cut", path, error))?;
         sync(transcript)?;
     } else {
@@ -79,44 +77,36 @@ fn doubtful(transcript: &Transcript, ends: &Ends) -> Result<Link> {
     }
 }
 
-/// Cuts the file at its promise and writes what follows anew, of which quarantine has a copy meanwhile.
+/// Lets the system forget what it holds of the file from `from` on, and writes that once more, of which quarantine has a copy meanwhile.
 ///
 /// Where a file has grown and the device has failed to write what it grew by, ext4 takes the same bytes, written in place and synced,
-/// for written although they never are; after a cut it does not (Linux 6.18, docs/RELIABILITY.md).
+/// for written although they never are, until it looks at the device again (Linux 6.18, docs/RELIABILITY.md). A power cut on the way
+/// finds there what it would have found before.
 ///
-/// Cost: memory for what follows the promise.
-fn write_anew(disk: &dyn Disk, transcript: &Transcript, doubtful: Link, ends: &Ends) -> Result<()> {
+/// Cost: memory for these bytes.
+fn write_anew(disk: &dyn Disk, transcript: &Transcript, from: Link, to: u64) -> Result<()> {
     let (file, path) = (&*transcript.file, &transcript.path);
-    let mut scanner = Scanner::new(transcript.file.clone(), doubtful, ends.link.end);
-    // What was promised is never cut.
-    while scanner.link().end < ends.promise
-        && matches!(scanner.advance().map_err(|error| transcript.io(error))?, Advance::Line(_))
-    {}
-    let from = scanner.link();
     let mut bytes = Vec::new();
-    lines(transcript, from, ends.link.end, |lines, at| {
-        // Zeros for what a repair gave up, which quarantine has since then.
+    lines(transcript, from, to, |lines, at| {
+        // Zeros for what a repair gave up, of which quarantine has a copy since then.
         bytes.resize(usize::try_from(at - from.end).unwrap_or(usize::MAX), 0);
         bytes.extend_from_slice(lines);
         Ok(())
     })?;
-    if bytes.is_empty() {
-        return Ok(());
-    }
     let kept = keep(disk, transcript, from.end, &bytes, AGAIN)?;
-    file.set_len(from.end).map_err(|error| Error::io("cut", path, error))?;
+    file.forget(from.end).map_err(|error| Error::io("read", path, error))?;
     file.write_at(&bytes, from.end).map_err(|error| Error::io("write", path, error))?;
     sync(transcript)?;
     disk.remove_file(&kept).map_err(|error| Error::io("remove", &kept, error))
 }
 
-/// Puts back what [`write_anew`] had cut when it was stopped, if the file still ends within it.
+/// Puts back what [`write_anew`] had let the system forget when it was stopped: the file's lines end within it then.
 ///
 /// # Errors
 ///
 /// [`Error::Full`] and [`Error::Io`]; then it can be done again.
 pub(crate) fn put_back(disk: &dyn Disk, transcript: &Transcript) -> Result<()> {
-    let (file, path) = (&*transcript.file, &transcript.path);
+    let (file, path) = (&transcript.file, &transcript.path);
     let dir = session_dir(path).join("quarantine");
     let names = match disk.list(&dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -128,12 +118,17 @@ pub(crate) fn put_back(disk: &dyn Disk, transcript: &Transcript) -> Result<()> {
         let bytes = disk.open(&kept, How::Read).and_then(|copy| read(&*copy, 0, copy.len()?));
         let bytes = bytes.map_err(|error| Error::io("read", &kept, error))?;
         let len = file.len().map_err(|error| transcript.io(error))?;
-        let there = match len.checked_sub(from).and_then(|there| usize::try_from(there).ok()) {
-            Some(there) if there < bytes.len() && line::crc32(&bytes) == crc => there,
-            _ => continue,
-        };
-        if read(file, from, len).map_err(|error| transcript.io(error))? == bytes[..there] {
-            file.write_at(&bytes[there..], len).map_err(|error| Error::io("write", path, error))?;
+        let Ok(before) = transcript.crc_before(from) else { continue };
+        if line::crc32(&bytes) != crc || len < from {
+            continue;
+        }
+        let mut scanner = Scanner::new(file.clone(), Link::alone(from, before), len);
+        while let Advance::Line(_) = scanner.advance().map_err(|error| transcript.io(error))? {}
+        let end = scanner.link().end;
+        let there = usize::try_from(end - from).unwrap_or(usize::MAX);
+        // Where other lines stand, somebody went on without it.
+        if there < bytes.len() && read(&**file, from, end).map_err(|error| transcript.io(error))? == bytes[..there] {
+            file.write_at(&bytes[there..], end).map_err(|error| Error::io("write", path, error))?;
         }
     }
     Ok(())
