@@ -58,6 +58,7 @@ pub mod import;
 mod index;
 mod log;
 pub mod objects;
+mod parallel;
 mod session;
 mod store;
 mod sync;

@@ -10,3 +10,4 @@ mod parting;
 mod process;
 mod recovery;
 mod spill;
+mod threads;
