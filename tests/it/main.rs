@@ -1,6 +1,7 @@
 //! The engine's promises, by theme. One binary, so that it links once.
 
 mod crash;
+mod cut_files;
 mod damage;
 mod engine;
 mod format_page;
