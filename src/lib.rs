@@ -45,8 +45,8 @@
 //!
 //! A line has at most 64 MiB unless [`StoreOptions::max_line`] says otherwise, and 1 GiB in any case; a payload nests at
 //! most [`MAX_DEPTH`] levels, and has at most 1 GiB where it [spills over](StoreOptions::spill_over); a fork has at most [`MAX_LINEAGE`] ancestors; a record's id has 1 to
-//! [`RecordId::MAX_LEN`] printable ASCII characters. Index files and sealed packs are mapped into memory: a foreign
-//! program that cuts one while it is mapped raises SIGBUS. Transcripts are read, not mapped.
+//! [`RecordId::MAX_LEN`] printable ASCII characters. Files of the index, maps of transcripts and indexes of packs
+//! are mapped into memory: a foreign program that cuts one while it is mapped raises SIGBUS. Transcripts and packs are read, not mapped.
 
 pub mod checkpoint;
 pub mod digest;
@@ -58,6 +58,7 @@ pub mod import;
 mod index;
 mod log;
 pub mod objects;
+mod parallel;
 mod session;
 mod store;
 mod sync;

@@ -10,13 +10,14 @@ use std::path::{Path, PathBuf};
 
 use super::compare::{Grafted, Lookup, alike, find_live, graft};
 use super::snapshot::{Node, Snapshot, put_tree, read_state};
-use super::{Files, Plan, State, in_parallel, is_absent, read_blob};
+use super::{Files, Plan, State, is_absent, read_blob};
 use crate::disk::{Disk, File, How, LockMode};
 use crate::error::{Error, Kind, Result};
 use crate::format::journal::{self, Journal, Step};
 use crate::format::pack::Bad;
 use crate::ids::Uid;
 use crate::objects::{Batch, Entry, EntryKind, MAX_OBJECT, Root};
+use crate::parallel;
 use crate::workspace::{Meta, MetaKind, RelPath, STAGE_PREFIX};
 
 /// What was captured, and what the file was then.
@@ -423,7 +424,7 @@ impl<'a> Work<'a> {
         if !contents.is_empty() {
             self.make_stage()?;
         }
-        in_parallel(&contents, |(at, after)| self.write_staged(*at, after))?;
+        parallel::each(&contents, |(at, after)| self.write_staged(*at, after))?;
         let staged: Vec<RelPath> = contents.iter().map(|(at, _)| self.staged(*at)).collect();
         // Without this, a power cut could leave a file's new name without its bytes, and nobody could tell that from
         // something that the user wrote.

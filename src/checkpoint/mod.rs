@@ -20,7 +20,6 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -304,35 +303,6 @@ pub(crate) fn read_blob(objects: &ObjectStore, entry: &Entry) -> Result<Vec<u8>>
         return Ok(bytes);
     }
     Err(Error::corrupt(Path::new(&entry.id.to_string()), 0, "an object is shorter than its entry says"))
-}
-
-/// Does `work` with each item, many by several threads, and returns what came of them, in no order.
-fn in_parallel<I: Sync, T: Send>(items: &[I], work: impl Fn(&I) -> Result<T> + Sync) -> Result<Vec<(usize, T)>> {
-    const WORTH_A_THREAD: usize = 64;
-    let cores = thread::available_parallelism().map_or(1, usize::from);
-    let threads = cores.min(items.len() / WORTH_A_THREAD).max(1);
-    let next = AtomicUsize::new(0);
-    let work = || {
-        let mut done = Vec::new();
-        loop {
-            let at = next.fetch_add(1, Ordering::Relaxed);
-            let Some(item) = items.get(at) else { return Ok(done) };
-            done.push((at, work(item)?));
-        }
-    };
-    if threads == 1 {
-        return work();
-    }
-    thread::scope(|scope| {
-        // Where no more threads are to be had, fewer do it.
-        let start = |_| thread::Builder::new().spawn_scoped(scope, work).ok();
-        let running: Vec<_> = (1..threads).filter_map(start).collect();
-        let mut all = work()?;
-        for thread in running {
-            all.extend(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
-        }
-        Ok(all)
-    })
 }
 
 /// Whether a path is not there: the name is missing, or what should hold it is no directory.

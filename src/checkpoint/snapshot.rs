@@ -5,13 +5,13 @@ use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::path::Path;
 
-use super::in_parallel;
 use crate::disk::{Disk, How};
 use crate::error::{Error, Result};
 use crate::format::stat::{self, Cached, Group, Groups, Stat};
 use crate::format::tree;
 use crate::ids::{ObjectId, ObjectKind, Uid};
 use crate::objects::{Batch, Entry, EntryKind, MAX_OBJECT};
+use crate::parallel;
 use crate::workspace::{
     Found, Meta, MetaKind, RelPath, ScanOptions, Scanned, Skipped, Stamp, Visit, Why, Workspace, scan,
 };
@@ -234,8 +234,8 @@ impl Looking<'_> {
             }
             dirs.push((path, names));
         }
-        for (at, read) in in_parallel(&unread, |(_, path, kind, like)| self.look_at(path, *kind, *like))? {
-            let Some(((dir, name), file, ..)) = unread.get(at) else { continue };
+        let reads = parallel::each(&unread, |(_, path, kind, like)| self.look_at(path, *kind, *like))?;
+        for (((dir, name), file, ..), read) in unread.iter().zip(reads) {
             let Some((path, names)) = dirs.get_mut(*dir) else { continue };
             let Some((name, _, looked)) = names.get_mut(*name) else { continue };
             match read {

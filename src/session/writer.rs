@@ -40,7 +40,8 @@ pub enum Durability {
     Write,
     /// A killed process at once, a power cut after at most this long.
     ///
-    /// Choosing it starts one thread for the store, which ends with the store.
+    /// Choosing it starts one thread for the store, which ends with the store. Where no thread is to be had, it is
+    /// [`Durability::Sync`].
     Interval(Duration),
     /// A power cut. Threads that append through one handle share syncs.
     Sync,
@@ -217,7 +218,10 @@ impl Session {
         let synced = synced.inspect_err(|_| presence.poison(key, store.now()))?;
         state.tip.link.synced = ends.link.synced;
         let path = &transcript.path;
-        let durability = options.durability.unwrap_or(store.durability());
+        let durability = match options.durability.unwrap_or(store.durability()) {
+            Durability::Interval(every) if !store.ticks_every(every) => Durability::Sync,
+            durability => durability,
+        };
         let mut appender = Appender::new(path.clone(), transcript.file.clone(), ends.link, store.max_line());
         appender.lay_ahead(options.padding(durability));
         if durability != Durability::Sync && options.sharing == Sharing::Exclusive {
@@ -251,8 +255,8 @@ impl Session {
             core.lock().lock.release();
         }
         let core = Arc::new(core);
-        if let Durability::Interval(every) = core.durability {
-            store.tick_every(every, &core);
+        if matches!(core.durability, Durability::Interval(_)) {
+            store.tick_with(&core);
         }
         Ok(Self { core })
     }

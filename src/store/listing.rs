@@ -12,6 +12,7 @@ use crate::index::{Cursor, Filter, IndexState, Overlay, Page, View};
 use crate::log::lineage::session_dir;
 use crate::log::state::State;
 use crate::log::transcript::Transcript;
+use crate::parallel;
 use crate::session::{Note, OwnedRecord, Presence, marker_uid, open_named};
 use crate::{Entry, Position};
 
@@ -157,14 +158,7 @@ impl Store {
                 }
             }
         };
-        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(sessions.len().max(1));
-        std::thread::scope(|scope| {
-            for _ in 1..threads {
-                // Where no more threads are to be had, fewer do it.
-                let _ = std::thread::Builder::new().spawn_scoped(scope, work);
-            }
-            work();
-        });
+        parallel::together(parallel::cores().min(sessions.len()), work);
         let (grep, error) = result.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
         error.map_or(Ok(grep), Err)
     }
@@ -365,12 +359,12 @@ impl Store {
     }
 
     /// The entry of a session for an index that is built again; `None` when the session is gone by now.
-    fn scanned(&self, key: &SessionKey) -> Option<Result<Entry>> {
+    fn scanned(&self, key: &SessionKey) -> Result<Option<Entry>> {
         match self.entry(key) {
-            Ok(entry) => Some(Ok(Entry { live: false, ..entry })),
-            Err(Error::NotFound { .. }) => None,
-            Err(error) if matches!(error.kind(), Kind::Data | Kind::Newer) => self.damaged_entry(key).map(Ok),
-            Err(error) => Some(Err(error)),
+            Ok(entry) => Ok(Some(Entry { live: false, ..entry })),
+            Err(Error::NotFound { .. }) => Ok(None),
+            Err(error) if matches!(error.kind(), Kind::Data | Kind::Newer) => Ok(self.damaged_entry(key)),
+            Err(error) => Err(error),
         }
     }
 
@@ -386,7 +380,13 @@ impl Store {
 
     /// [`Store::scanned`] of these sessions, some hundred at a time.
     fn all_scanned<'a>(&'a self, keys: &'a [SessionKey]) -> impl Iterator<Item = Result<Entry>> + 'a {
-        keys.chunks(1024).flat_map(|keys| in_parallel(keys, |key| self.scanned(key))).flatten()
+        keys.chunks(1024).flat_map(|keys| {
+            let (found, failed) = match parallel::each(keys, |key| self.scanned(key)) {
+                Ok(found) => (found, None),
+                Err(error) => (Vec::new(), Some(Err(error))),
+            };
+            found.into_iter().flatten().map(Ok).chain(failed)
+        })
     }
 
     /// All sessions that have a directory, by reading their first lines.
@@ -395,8 +395,8 @@ impl Store {
         let mut keys = Vec::new();
         for project in list_dir(disk, &self.dir("projects"))? {
             let sessions = list_dir(disk, &project)?;
-            for key in in_parallel(&sessions, |session| self.key_in(session)) {
-                keys.extend(key?);
+            for key in parallel::each(&sessions, |session| self.key_in(session))? {
+                keys.extend(key);
             }
         }
         keys.sort();
@@ -448,30 +448,6 @@ pub struct Grep {
     pub records: u64,
     /// Sessions that could not be searched to their end, and why.
     pub damaged: Vec<(SessionKey, Error)>,
-}
-
-/// Does `work` on every item with as many threads as there are cores, and returns the results in the items' order. Few items are not
-/// worth a thread.
-fn in_parallel<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
-    const FEW: usize = 64;
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut parts = items.chunks(items.len().div_ceil(threads).max(FEW));
-    let first = parts.next().unwrap_or_default();
-    let work = &work;
-    std::thread::scope(|scope| {
-        let all = move |part: &[T]| part.iter().map(work).collect::<Vec<R>>();
-        // Where no more threads are to be had, this one does it.
-        let start = |part| std::thread::Builder::new().spawn_scoped(scope, move || all(part)).map_err(|_| part);
-        let rest: Vec<_> = parts.map(start).collect();
-        let mut done = all(first);
-        for part in rest {
-            match part {
-                Ok(thread) => done.extend(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))),
-                Err(part) => done.extend(all(part)),
-            }
-        }
-        done
-    })
 }
 
 /// The paths in a directory, sorted; none where there is no directory.

@@ -33,16 +33,23 @@ impl Store {
         tick(&self.inner)
     }
 
-    /// Syncs `session` at least every `every` from now on.
-    pub(crate) fn tick_every(&self, every: Duration, session: &Arc<Core>) {
+    /// Sees to it that a thread ticks at least every `every` from now on; `false` where no thread is to be had.
+    pub(crate) fn ticks_every(&self, every: Duration) -> bool {
+        let mut state = self.inner.ticker.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.every.is_none() {
+            let inner = Arc::downgrade(&self.inner);
+            if thread::Builder::new().spawn(move || run(&inner)).is_err() {
+                return false;
+            }
+        }
+        state.every = Some(state.every.map_or(every, |shortest| shortest.min(every)));
+        true
+    }
+
+    /// Every tick syncs `session` from now on.
+    pub(crate) fn tick_with(&self, session: &Arc<Core>) {
         let mut state = self.inner.ticker.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.sessions.push(Arc::downgrade(session));
-        let running = state.every.is_some();
-        state.every = Some(state.every.map_or(every, |shortest| shortest.min(every)));
-        if !running {
-            let inner = Arc::downgrade(&self.inner);
-            thread::spawn(move || run(&inner));
-        }
     }
 }
 

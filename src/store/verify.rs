@@ -24,6 +24,7 @@ use crate::log::lineage::Lineage;
 use crate::log::recover::quarantine;
 use crate::log::state::{Walk, Walked};
 use crate::log::transcript::Transcript;
+use crate::parallel;
 use crate::session::{OpenOptions, PATIENCE, Presence, Session, WriteLock};
 use crate::workspace::{path_as_text, path_text};
 
@@ -204,14 +205,7 @@ impl Store {
                 }
             }
         };
-        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(paths.len().max(1));
-        std::thread::scope(|scope| {
-            for _ in 1..threads {
-                // Where no more threads are to be had, fewer do it.
-                let _ = std::thread::Builder::new().spawn_scoped(scope, work);
-            }
-            work();
-        });
+        parallel::together(parallel::cores().min(paths.len()), work);
         let (mut report, error) = report.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
         report.findings.sort_by(|a, b| a.path.cmp(&b.path));
         error.map_or(Ok(report), Err)

@@ -5,15 +5,14 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 
 use super::{Content, Meta, MetaKind, RelPath, Stamp, Workspace};
 use crate::error::{Error, Result};
+use crate::parallel;
 
 /// Up to so many files and directories are synced one by one; more by one sync of the whole file system, so that the number of
 /// syncs does not grow with that of files. That also waits for what other programs have written.
@@ -275,17 +274,7 @@ impl Workspace for OsWorkspace {
             return self.sync_all();
         }
         // At once, so that the file system can put them into one write of its journal.
-        thread::scope(|scope| {
-            // Where no more threads are to be had, this one does it.
-            let start =
-                |path| thread::Builder::new().spawn_scoped(scope, move || self.sync_file(path)).map_err(|_| path);
-            let running: Vec<_> = files.iter().map(start).collect();
-            let end = |running: Result<thread::ScopedJoinHandle<'_, _>, _>| match running {
-                Ok(thread) => thread.join().unwrap_or_else(|panic| resume_unwind(panic)),
-                Err(path) => self.sync_file(path),
-            };
-            running.into_iter().try_for_each(end)
-        })?;
+        parallel::each_by(files.len().min(SYNC_EACH), files, |path| self.sync_file(path))?;
         dirs.iter().try_for_each(|dir| self.sync_dir(dir))
     }
 

@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
 
 use ignore::Match;
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
@@ -12,6 +11,7 @@ use super::{Meta, MetaKind, RelPath, Workspace};
 use crate::error::{Error, Result};
 use crate::format::tree::name_is_fit;
 use crate::objects::MAX_OBJECT;
+use crate::parallel;
 
 /// The engine's own ignore file; where it disagrees with `.gitignore` of the same directory, it wins.
 pub const IGNORE_FILE: &str = ".forklogignore";
@@ -110,14 +110,7 @@ pub(crate) fn scan<V: Visit>(workspace: &dyn Workspace, options: &ScanOptions, v
     let names = workspace.list(&root).map_err(|e| Error::io("list", workspace.root(), e))?;
     let scan = Walk { workspace, options, visit, queue: Mutex::default(), ready: Condvar::new() };
     scan.queue().open.push(Open { dir: root, names, rules: None, depth: 0 });
-    let cores = thread::available_parallelism().map_or(1, usize::from);
-    thread::scope(|scope| {
-        for _ in 1..cores {
-            // Where no more threads are to be had, fewer do it.
-            let _ = thread::Builder::new().spawn_scoped(scope, || scan.work());
-        }
-        scan.work();
-    });
+    parallel::together(parallel::cores(), || scan.work());
     let mut queue = scan.queue.into_inner().unwrap_or_else(PoisonError::into_inner);
     queue.skipped.sort();
     Ok((queue.scanned, queue.skipped))

@@ -1,6 +1,7 @@
 //! The engine's promises, by theme. One binary, so that it links once.
 
 mod crash;
+mod cut_files;
 mod damage;
 mod engine;
 mod format_page;
@@ -10,3 +11,4 @@ mod parting;
 mod process;
 mod recovery;
 mod spill;
+mod threads;
