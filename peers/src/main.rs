@@ -20,7 +20,7 @@ use machine::Machine;
 use report::{Progress, Report};
 use rows::{Fixtures, Setting};
 
-/// Measures forklog beside bare system calls, JSONL, SQLite, redb, fjall, LMDB, okaywal, ripgrep and git.
+/// Measures forklog beside bare system calls, JSONL, SQLite, redb, fjall, LMDB, okaywal, ripgrep, git and restic.
 ///
 /// Every side does the same work in turn, round by round; each is made to show first that it keeps what it is given. Figures are
 /// medians of all rounds. A ratio says how many times better forklog's first line of a row is than the side on the line, by the median of the

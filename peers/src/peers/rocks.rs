@@ -61,7 +61,7 @@ impl Log for Open {
         for payload in payloads {
             batch.put(self.next(session), &payload.text);
         }
-        self.db.write_opt(&batch, &self.options).expect("written");
+        self.db.write_opt(batch, &self.options).expect("written");
     }
 
     fn read(&self, session: u64, each: &mut dyn FnMut(&[u8])) {

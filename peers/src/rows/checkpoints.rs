@@ -1,4 +1,4 @@
-//! Checkpoints of a workspace beside a shadow git repository, which is how agent tools keep them.
+//! Checkpoints of a workspace beside a shadow git repository, which is how agent tools keep them, and beside restic.
 
 use std::cell::{Cell, RefCell};
 use std::fs;
@@ -30,33 +30,39 @@ pub(super) fn rows(setting: &Setting, done: &mut impl FnMut(Outcome)) {
     if !ids.iter().any(|id| setting.wants(id)) {
         return;
     }
-    let missing = Command::new("git").arg("--version").output().is_err().then_some("not installed");
+    let missing = |program| Command::new(program).arg("version").output().is_err().then_some("not installed");
+    let (no_git, no_restic) = (missing("git"), missing("restic"));
     let files = setting.size(300, 10_000, 10_000);
     let ours = RefCell::new(Ours::new(setting, files));
-    let theirs = missing.is_none().then(|| RefCell::new(Git::new(setting, files)));
-    // A function for each side and work; git has none where it is not installed.
-    type Work<'a> = (&'a dyn Fn(&mut Ours) -> Sample, &'a dyn Fn(&mut Git) -> Sample);
-    let mut row = |id, what: &str, rounds, goal, (ours_mode, theirs_mode), (a, b): Work<'_>| {
+    let git = no_git.is_none().then(|| RefCell::new(Git::new(setting, files)));
+    let restic = no_restic.is_none().then(|| RefCell::new(Restic::new(setting, files)));
+    // A function for each side and work.
+    type Work<'a> =
+        (&'a dyn Fn(&mut Ours) -> Sample, &'a dyn Fn(&mut Git) -> Sample, &'a dyn Fn(&mut Restic) -> Sample);
+    let mut row = |id, what: &str, rounds, goal, modes: [&'static str; 3], (a, b, c): Work<'_>| {
         if !setting.wants(id) {
             return;
         }
-        let mut cases = vec![Case::new("forklog", ours_mode, |_| a(&mut ours.borrow_mut()))];
-        if let Some(theirs) = &theirs {
-            cases.push(Case::new("git", theirs_mode, |_| b(&mut theirs.borrow_mut())));
+        let mut cases = vec![Case::new("forklog", modes[0], |_| a(&mut ours.borrow_mut()))];
+        if let Some(git) = &git {
+            cases.push(Case::new("git", modes[1], |_| b(&mut git.borrow_mut())));
+        }
+        if let Some(restic) = &restic {
+            cases.push(Case::new("restic", modes[2], |_| c(&mut restic.borrow_mut())));
         }
         let what = format!("{what}, {files} files");
         let row = Row { id, what, unit: Unit::Seconds, goal, cases };
-        done(setting.run_rounds(row, rounds).missing("git", missing));
+        done(setting.run_rounds(row, rounds).missing("git", no_git).missing("restic", no_restic));
     };
-    let taking = ("synced", "add -A, write-tree; not synced");
-    let going = ("journalled and synced", "read-tree -m -u; not synced");
+    let taking = ["synced", "add -A, write-tree; not synced", "backup, encrypted, synced"];
+    let going = ["journalled and synced", "read-tree -m -u; not synced", "restore what changed; not synced"];
     let few = setting.rounds.min(3);
-    let (half, seven) = (files / 2, "0.7 × of git");
-    row("checkpoint-first", "first checkpoint", few, "no slower than git", taking, (&first, &first));
-    row("checkpoint-10", "checkpoint of 10 changes", setting.rounds, seven, taking, (&ten, &ten));
-    let ten: Work<'_> = (&|ours| rewind(ours, 10), &|git| rewind(git, 10));
+    let (half, half_of, seven) = (files / 2, "0.5 × of git", "0.7 × of git");
+    row("checkpoint-first", "first checkpoint", few, half_of, taking, (&first, &first, &first));
+    row("checkpoint-10", "checkpoint of 10 changes", setting.rounds, seven, taking, (&ten, &ten, &ten));
+    let ten: Work<'_> = (&|ours| rewind(ours, 10), &|git| rewind(git, 10), &|restic| rewind(restic, 10));
     row("checkpoint-rewind", "rewind of 10 changes", setting.rounds, seven, going, ten);
-    let many: Work<'_> = (&|ours| rewind(ours, half), &|git| rewind(git, half));
+    let many: Work<'_> = (&|ours| rewind(ours, half), &|git| rewind(git, half), &|restic| rewind(restic, half));
     let what = format!("rewind of {half} changes");
     row("checkpoint-rewind-5000", &what, few, "no slower than git", going, many);
     if setting.wants("checkpoint-syncs") {
@@ -210,6 +216,11 @@ trait Keeper {
     /// Brings `count` files from what was `seen` to the target.
     fn go(&self, seen: &Self::State, target: &Self::State, count: u64);
 
+    /// Whether all files are as they were at `target`.
+    fn is_at(&self, target: &Self::State) -> bool {
+        self.checkpoint() == *target
+    }
+
     fn timed(&self, work: impl FnOnce()) -> Sample {
         Sample::time(work)
     }
@@ -244,7 +255,7 @@ fn rewind<K: Keeper>(keeper: &mut K, count: u64) -> Sample {
     let sample = keeper.timed(|| keeper.go(&seen, &target, count));
     assert_eq!(keeper.place().look(), before);
     std::thread::sleep(Duration::from_millis(120));
-    assert!(keeper.checkpoint() == target);
+    assert!(keeper.is_at(&target));
     sample
 }
 
@@ -368,6 +379,79 @@ impl Keeper for Git {
 
     fn go(&self, seen: &String, target: &String, _: u64) {
         self.git(&["read-tree", "-m", "-u", seen, target]);
+    }
+}
+
+/// A repository without a cache beside it, since it is on the same disk. Each command derives the key from the password, which takes
+/// restic a quarter of a second or more.
+struct Restic {
+    place: Place,
+    /// A snapshot's id.
+    last: String,
+}
+
+impl Restic {
+    fn new(setting: &Setting, files: u64) -> Self {
+        let mut restic = Self { place: Place::new(setting, files), last: String::new() };
+        restic.init();
+        restic.last = restic.checkpoint();
+        restic
+    }
+
+    fn init(&self) {
+        self.restic(&["init", "--repository-version", "2"]);
+    }
+
+    fn restic(&self, args: &[&str]) -> String {
+        let (repository, work) = (self.place.dir.path().join("restic"), self.place.work());
+        let mut restic = Command::new("restic");
+        let restic = restic.env("RESTIC_PASSWORD", "forklog").env("RESTIC_REPOSITORY", repository).current_dir(work);
+        let out = restic.args(["--no-cache", "--quiet"]).args(args).output().expect("it runs");
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        String::from_utf8(out.stdout).expect("text")
+    }
+}
+
+impl Keeper for Restic {
+    type State = String;
+
+    fn place(&mut self) -> &mut Place {
+        &mut self.place
+    }
+
+    fn last(&mut self) -> &mut String {
+        &mut self.last
+    }
+
+    fn clear(&self) {
+        fs::remove_dir_all(self.place.dir.path().join("restic")).expect("removed");
+        self.init();
+    }
+
+    fn checkpoint(&self) -> String {
+        let said = self.restic(&["backup", "--json", "."]);
+        let summary: serde_json::Value =
+            said.lines().last().and_then(|line| serde_json::from_str(line).ok()).expect("JSON");
+        summary["snapshot_id"].as_str().expect("an id").to_owned()
+    }
+
+    /// Few files are named, since otherwise all are written anew.
+    fn go(&self, _: &String, target: &String, count: u64) {
+        let names = (0..count).filter(|_| count <= 10).map(|n| {
+            let path = self.place.changed(n, count);
+            let name = path.strip_prefix(self.place.work()).expect("below").to_str().expect("text");
+            format!("--include=/{name}")
+        });
+        let names: Vec<_> = names.collect();
+        let args = ["restore", target, "--target", "."].into_iter().chain(names.iter().map(String::as_str));
+        self.restic(&args.collect::<Vec<_>>());
+    }
+
+    /// Snapshots have ids of their own, and differ in times.
+    fn is_at(&self, target: &String) -> bool {
+        let said = self.restic(&["diff", target, &self.checkpoint()]);
+        let files = said.lines().find_map(|line| line.trim().strip_prefix("Files:")).expect("a line about files");
+        files.split(',').all(|part| part.trim().starts_with("0 "))
     }
 }
 
