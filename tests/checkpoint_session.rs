@@ -782,7 +782,7 @@ fn verify_tells_of_files_that_a_checkpoint_lost() {
 #[test]
 fn a_rewind_is_carried_on_where_the_workspace_has_been_moved_to() {
     let mut carried = 0;
-    for calls in (0..).step_by(3) {
+    for calls in (0..).step_by(2) {
         let place = Place::new();
         let mut images = Vec::new();
         {
