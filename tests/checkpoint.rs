@@ -14,7 +14,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use common::{Fuse, FusedWorkspace, new_uids};
-use forklog::checkpoint::{Change, Files, Outcome, Plan, PlanOptions, State, Why, journal_roots, pending};
+use forklog::checkpoint::{Change, Files, Outcome, Plan, PlanOptions, Standing, State, Why, journal_roots, pending};
 use forklog::disk::{Disk, OsDisk};
 use forklog::objects::{Entry, ObjectStore, Root};
 use forklog::workspace::{OsWorkspace, RelPath, ScanOptions, Stamp, Workspace};
@@ -499,9 +499,9 @@ fn kill_everywhere(user_edits: bool) {
         };
         objects.gc(roots).expect("collected");
         let was_pending = !pending(&OsDisk, &place.journals()).expect("listed").is_empty();
-        let recovered = files.recover(|_| Ok(false), commit).expect("recovers");
+        let recovered = files.recover(|_| Ok(Standing::Open), commit).expect("recovers");
         assert_eq!(recovered.is_some(), was_pending);
-        assert!(files.recover(|_| Ok(false), commit).expect("recovers").is_none(), "once");
+        assert!(files.recover(|_| Ok(Standing::Open), commit).expect("recovers").is_none(), "once");
         let mut image = place.image();
         let edit = image.insert(b"/src/main.rs".to_vec(), String::new());
         let (mut before, mut after) = (before, after);
@@ -588,7 +588,7 @@ fn a_commit_that_fails_leaves_the_files_as_they_were() {
     let poisoned = || Error::Poisoned { path: "transcript".into() };
     assert!(files.apply(&planned, b"", |_| Err(poisoned())).is_err());
     assert!(matches!(files.plan(&tree(one), &tree(two), &PlanOptions::default()), Err(Error::Stale { .. })));
-    assert!(files.recover(|_| Ok(false), |_| Ok(())).expect("recovers").is_some());
+    assert!(files.recover(|_| Ok(Standing::Open), |_| Ok(())).expect("recovers").is_some());
     assert_eq!(place.capture(), one);
 }
 

@@ -827,7 +827,7 @@ fn a_checkpoint_stores_anew_what_was_damaged_once_the_pack_has_been_moved_away()
 #[test]
 fn a_rewind_is_carried_on_where_the_workspace_has_been_moved_to() {
     let mut carried = 0;
-    for calls in (0..).step_by(3) {
+    for calls in (0..).step_by(2) {
         let place = Place::new();
         let mut images = Vec::new();
         {

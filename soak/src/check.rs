@@ -186,8 +186,7 @@ pub fn resolve(store: &Store, disk: &SimDisk, model: &Model) -> Result<Model, St
 ///
 /// What is wrong.
 pub fn resolve_files(store: &Store, files: &StoreFiles, model: &Model) -> Result<Model, String> {
-    let (files_now, moving) = (model.files.clone(), model.moving.clone());
-    let mut found = Model { count: model.count, files: files_now, moving, ..Model::default() };
+    let mut found = Model { names: BTreeMap::new(), ..model.clone() };
     for (name, named) in &model.names {
         let mut sides = BTreeMap::new();
         let main = read_both(store, files, name, None)?;

@@ -15,7 +15,7 @@ const A: Which = Which("a", None);
 const B: Which = Which("b", None);
 
 /// Everything that writes, on two sessions and their files.
-pub const PROGRAM: [Op; 34] = [
+pub const PROGRAM: [Op; 36] = [
     Op::Create("a"),
     Op::Append(A),
     Op::Sync(A),
@@ -40,10 +40,12 @@ pub const PROGRAM: [Op; 34] = [
     Op::Kill,
     Op::Append(A),
     Op::Edit,
+    Op::RewindFiles(A),
     Op::Append(A),
     Op::Tick,
     Op::Edit,
     Op::Undo(A),
+    Op::RevertFiles(A),
     Op::Redo(A),
     Op::Delete("b"),
     Op::Gc,

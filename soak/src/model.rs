@@ -122,11 +122,43 @@ pub struct Model {
     pub files: Files,
     /// What may or may not have been done to the workspace since.
     pub moving: Option<Moving>,
+    /// A move of files that came to nothing, but of which a power cut may bring the journal back.
+    pub returning: Option<Moving>,
 }
 
 /// A transcript of a session: the main one, or the side one of that name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Which(pub &'static str, pub Option<&'static str>);
+
+impl Moving {
+    /// The same, of files that are `now`, since the user went on before the journal was found.
+    #[must_use]
+    pub fn of(&self, now: &Files) -> Self {
+        let (mut before, mut after) = (self.before.clone(), now.clone());
+        let set = |files: &mut Files, path: &String, bytes: Option<&Bytes>| match bytes {
+            Some(bytes) => drop(files.insert(path.clone(), bytes.clone())),
+            None => drop(files.remove(path)),
+        };
+        for path in self.changed() {
+            if now.get(path) != self.after.get(path) {
+                set(&mut before, path, now.get(path));
+            }
+            set(&mut after, path, self.after.get(path));
+        }
+        Self { before, after, ..self.clone() }
+    }
+
+    /// Whether files that are `now` look as if it had begun.
+    #[must_use]
+    pub fn has_begun(&self, now: &Files) -> bool {
+        self.changed().any(|path| now.get(path) == self.after.get(path))
+    }
+
+    fn changed(&self) -> impl Iterator<Item = &String> {
+        let all = self.before.keys().chain(self.after.keys());
+        all.filter(|path| self.before.get(*path) != self.after.get(*path))
+    }
+}
 
 impl History {
     /// A transcript that is found in this state.
@@ -371,28 +403,22 @@ impl Content {
         }
     }
 
-    /// What may come of a move of files that was cut off and is carried on. Where two look the same, the last one left the conversation
-    /// where it is.
+    /// What a move of files that was cut off makes of the conversation when it is carried on: one that has gone on since stays where it is.
     #[must_use]
-    pub fn carried_on(&self, moving: &Moving) -> Vec<Self> {
-        let (from, now) = (&moving.from, &moving.before);
-        let mut moved = self.clone();
-        let mut alone = self.clone();
-        alone.go(None, Some(now.clone()));
-        match moving.step {
-            Step::Undo | Step::Redo if self.moves == from.moves && self.undo == from.undo && self.redo == from.redo => {
-                moved.move_files(moving.step, now);
-                vec![moved]
-            }
-            Step::Rewind => {
-                let goal = from.goal(moving.step).and_then(|(at, _)| from.view.get(at?));
-                let Some(at) = self.view.iter().position(|item| Some(item) == goal) else { return vec![alone] };
-                moved.go(Some(self.view[..=at].to_vec()), Some(now.clone()));
-                if at + 1 == self.view.len() { vec![moved, alone] } else { vec![moved] }
-            }
-            // What the record would refer to has gone in a power cut.
-            _ => vec![alone],
+    pub fn carried_on(&self, moving: &Moving) -> Self {
+        let mut next = self.clone();
+        if self.stands_as(&moving.from) {
+            next.move_files(moving.step, &moving.before);
+        } else {
+            next.go(None, Some(moving.before.clone()));
         }
+        next
+    }
+
+    /// Whether it has the records and head moves that it had then.
+    #[must_use]
+    pub fn stands_as(&self, then: &Self) -> bool {
+        (self.moves, self.len()) == (then.moves, then.len())
     }
 
     fn swap(&mut self, back: Back, now: &Files) -> Back {

@@ -533,7 +533,7 @@ impl World {
         if let Err(did) = self.opened(by, which, between) {
             return did;
         }
-        if self.model.moving.is_some() {
+        if self.model.moving.is_some() || self.model.returning.is_some() {
             // No session was left to bring it to its end: whatever it came to be is what the files are.
             let session = self.running(by).handles.get(&which).map(|handle| &handle.session);
             let workspace = self.workspace(by);
@@ -541,7 +541,7 @@ impl World {
             if let Some(Err(error)) = found {
                 return Did::Failed(error);
             }
-            (self.model.files, self.model.moving) = (files_of(&self.disk), None);
+            (self.model.files, self.model.moving, self.model.returning) = (files_of(&self.disk), None, None);
         }
         self.model.count += 1;
         let (label, files) = (format!("c{}", self.model.count), self.model.files.clone());
@@ -590,7 +590,7 @@ impl World {
         });
         if let Did::It = did {
             // Files and record survive, whatever the session's durability is.
-            (self.model.files, self.model.moving) = (after, None);
+            (self.model.files, self.model.moving, self.model.returning) = (after, None, None);
             self.model.keep(which, state);
         }
         did
@@ -602,20 +602,29 @@ impl World {
     ///
     /// What is wrong.
     pub fn recover_files(&mut self, between: &mut Between<'_>) -> Result<(), String> {
-        let Some(moving) = self.model.moving.clone() else { return Ok(()) };
-        let Moving { which, from, before, after, .. } = &moving;
-        let which = *which;
-        // Without its session, nobody knows of the record.
-        let known = self.model.history(which).is_some();
-        let mut recorded = known && self.model.now(which).moves > from.moves;
+        let came_back = self.model.moving.is_none();
+        let Some(begun) = self.model.moving.clone().or(self.model.returning.clone()) else { return Ok(()) };
         let journals = path("journals");
         let is_journal = |path: &Path| path.starts_with(&journals) && path.ends_with("journal");
-        if self.disk.tree().iter().any(|(path, _)| is_journal(path)) {
+        let is_there = self.disk.tree().iter().any(|(path, _)| is_journal(path));
+        if came_back && !is_there {
+            return Ok(());
+        }
+        let was = if came_back { self.model.files.clone() } else { begun.before.clone() };
+        let moving = if came_back { begun.of(&was) } else { begun.clone() };
+        let which = moving.which;
+        // Without its session, nobody knows of the record.
+        let known = self.model.history(which).is_some();
+        let mut recorded = known && !came_back && self.model.now(which).moves > moving.from.moves;
+        if is_there {
             let mut names = [which.0].into_iter().chain(NAMES);
             let Some(name) = names.find(|name| self.model.life(name).is_some()) else { return Ok(()) };
             let found = self.model.now(which);
-            let states = if known && !recorded { found.carried_on(&moving) } else { Vec::new() };
-            states.iter().for_each(|state| self.model.push(which, |content| *content = state.clone()));
+            // What has gone on without it is left alone, as long as no file was changed.
+            let given_up = came_back && !found.stands_as(&moving.from) && !begun.has_begun(&was);
+            if known && !recorded && !given_up {
+                self.model.push(which, |content| *content = found.carried_on(&moving));
+            }
             let recovered = self.start(0).and_then(|()| {
                 let workspace = self.workspace(0);
                 let session = self.store().session_with(&key(name), self.options)?;
@@ -623,35 +632,21 @@ impl World {
                 session.close()
             });
             between(self);
-            if let [.., state, _] = states.as_slice()
-                && !self.left_alone(which)
-            {
-                self.model.push(which, |content| *content = state.clone());
-            }
             recovered.map_err(|error| format!("recovering files: {error}"))?;
             self.relearn()?;
             recorded |= known && self.model.now(which).moves > found.moves;
         }
         let now = files_of(&self.disk);
-        if !(now == *before && !recorded || now == *after && (recorded || !known)) {
-            let to = format!("{before:?}\n    to {after:?}");
+        if !(now == was && !recorded || now == moving.after && (recorded || !known)) {
+            let to = format!("{was:?}\n    to {:?}", moving.after);
             return Err(format!("the files are {now:?},\n    recorded: {recorded}; they were moved from {to}"));
         }
         (self.model.files, self.model.moving) = (now, None);
+        self.model.returning = Some(begun).filter(|_| !is_there && !recorded);
         if recorded {
             self.model.keep(which, self.model.state(which));
         }
         Ok(())
-    }
-
-    /// Whether the newest head move of a transcript left the conversation where it was.
-    fn left_alone(&self, which: Which) -> bool {
-        let bytes = self.disk.peek(&path("projects/p").join(which.0).join("transcript.jsonl")).unwrap_or_default();
-        let text = String::from_utf8_lossy(&bytes);
-        let last = text
-            .lines()
-            .rfind(|line| ["\",\"rewind\":", "\",\"undo\":", "\",\"redo\":"].iter().any(|kind| line.contains(kind)));
-        last.is_some_and(|line| line.contains("\"alone\":true"))
     }
 
     fn tick(&mut self, by: usize, between: &mut Between<'_>) -> Did {

@@ -55,6 +55,18 @@ pub struct Pending {
     pub payload: Vec<u8>,
 }
 
+/// What the caller knows of an interrupted rewind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Its record is not written: it is to be carried to its end.
+    Open,
+    /// Its record is not written, and the conversation that it was of has gone on without it: it is carried to its end only if it has changed
+    /// a file already, and given up otherwise.
+    Passed,
+    /// Its record is written, and on stable storage.
+    Recorded,
+}
+
 impl Pending {
     fn of(journal: &Journal) -> Self {
         Self { root: journal.root.clone(), uid: journal.uid, payload: journal.payload.clone() }
@@ -120,26 +132,26 @@ impl Files {
     /// Carries a rewind that was interrupted to its end and calls `commit`; `Ok(None)` when there is none.
     ///
     /// Call it whenever a workspace is opened. What the user changed since is captured before it is replaced. A workspace
-    /// that was moved in the middle of a rewind is recognised by what that left in it. `is_recorded` says whether the record is written already, and syncs it: then the files are what they shall be, and what the user
+    /// that was moved in the middle of a rewind is recognised by what that left in it. `standing` says whether the record is written already, and syncs it: then the files are what they shall be, and what the user
     /// did since is not touched.
     ///
     /// # Errors
     ///
     /// - [`Error::Locked`]: another process is at it.
     /// - [`Error::Corrupt`]: the journal is damaged; nothing was changed.
-    /// - Any error of `is_recorded`, of `commit`, or of the workspace: the journal stays.
+    /// - Any error of `standing`, of `commit`, or of the workspace: the journal stays.
     pub fn recover(
         &self,
-        is_recorded: impl FnOnce(&Pending) -> Result<bool>,
+        standing: impl FnOnce(&Pending) -> Result<Standing>,
         commit: impl FnOnce(&Outcome) -> Result<()>,
     ) -> Result<Option<Outcome>> {
         if self.nothing_pending().is_ok() {
             return match self.begun_elsewhere()? {
-                Some(dir) => self.with_dir(dir).recover_here(is_recorded, commit),
+                Some(dir) => self.with_dir(dir).recover_here(standing, commit),
                 None => self.settle_journal().map(|()| None),
             };
         }
-        self.recover_here(is_recorded, commit)
+        self.recover_here(standing, commit)
     }
 
     /// Makes sure that a journal which is there stays, and that one which is not does: whoever wrote or removed it may have failed, or died, before
@@ -168,13 +180,18 @@ impl Files {
 
     fn recover_here(
         &self,
-        is_recorded: impl FnOnce(&Pending) -> Result<bool>,
+        standing: impl FnOnce(&Pending) -> Result<Standing>,
         commit: impl FnOnce(&Outcome) -> Result<()>,
     ) -> Result<Option<Outcome>> {
         let lock = self.lock(LockMode::Exclusive)?;
         self.settle_journal()?;
         let Some((journal, applied)) = read_journal(&*self.disk, &self.journal_path())? else { return Ok(None) };
-        if is_recorded(&Pending::of(&journal))? {
+        let over = match standing(&Pending::of(&journal))? {
+            Standing::Open => false,
+            Standing::Passed => !applied && !self.has_begun(&journal)?,
+            Standing::Recorded => true,
+        };
+        if over {
             return self.remove_journal().map(|()| None);
         }
         let batch = self.objects.begin()?;
@@ -189,6 +206,21 @@ impl Files {
         self.remove_journal()?;
         drop(lock);
         Ok(Some(outcome))
+    }
+
+    /// Whether anything of a rewind can be seen in the workspace: its stage, or a path that is as it shall be.
+    fn has_begun(&self, journal: &Journal) -> Result<bool> {
+        match self.workspace.meta(&stage_of(journal)) {
+            Err(error) if is_absent(&error) => {}
+            found => return found.map(|_| true).map_err(|error| Error::io("stat", self.workspace.root(), error)),
+        }
+        for step in &journal.steps {
+            let now = self.observe(None, &RelPath::new(step.path.as_slice())?)?;
+            if alike(now.map(|(entry, _)| entry).as_ref(), step.after.as_ref()) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Captures what is there, and makes sure that it is what the plan was made for.
@@ -383,7 +415,7 @@ impl<'a> Work<'a> {
             batch,
             journal,
             noted: journal.found.len(),
-            stage: RelPath::root().join(format!("{STAGE_PREFIX}{}", journal.uid).as_bytes()),
+            stage: stage_of(journal),
             has_stage: false,
             paths: journal.steps.iter().map(|step| RelPath::new(step.path.as_slice())).collect::<Result<_>>()?,
             metas,
@@ -828,6 +860,11 @@ impl<'a> Work<'a> {
     fn io<T>(&self, path: &RelPath, op: &'static str, result: io::Result<T>) -> Result<T> {
         result.map_err(|error| Error::io(op, &self.files.workspace.root().join(path.to_path()), error))
     }
+}
+
+/// Where the new contents of a rewind wait.
+fn stage_of(journal: &Journal) -> RelPath {
+    RelPath::root().join(format!("{STAGE_PREFIX}{}", journal.uid).as_bytes())
 }
 
 /// The step that a file in the stage belongs to.

@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-pub use self::apply::{Outcome, Pending, journal_roots, pending};
+pub use self::apply::{Outcome, Pending, Standing, journal_roots, pending};
 pub use self::diff::{Change, Diff, FileDiff};
 pub use self::plan::{Conflict, FileChange, Plan, PlanOptions};
 pub use crate::workspace::{ScanOptions, Skipped, Why};

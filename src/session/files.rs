@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::record::At;
 use super::writer::{Core, Session, Writer};
 use super::{OpenOptions, Reader};
-use crate::checkpoint::{Files, Outcome, Pending, Plan, PlanOptions, State};
+use crate::checkpoint::{Files, Outcome, Pending, Plan, PlanOptions, Standing, State};
 use crate::error::{Error, Named, Result};
 use crate::format::control::{self, Place, Rewind, Undo};
 use crate::format::files::{CheckpointRecord, EntryText, FilesMove, Label, PathText, StateText};
@@ -112,6 +112,8 @@ struct Intent {
     /// The name under which the session knows the workspace.
     workspace: PathText,
     step: Step,
+    /// Where the conversation stood, on stable storage; `None` in journals of older versions.
+    head: Option<Place>,
 }
 
 /// The head move that goes with files.
@@ -144,8 +146,8 @@ struct Goal {
 impl Session {
     /// The files of the directory `workspace`, as this session sees them.
     ///
-    /// A rewind of files that was interrupted there, this session's or another's, is carried to its end first. The store itself, where it
-    /// lies in the workspace, is never part of a checkpoint.
+    /// A rewind of files that was interrupted there, this session's or another's, is carried to its end first; but if its conversation has gone on
+    /// since, or is gone, and no file has been changed yet, it is given up. The store itself, where it lies in the workspace, is never part of a checkpoint.
     ///
     /// # Errors
     ///
@@ -556,6 +558,9 @@ impl SessionFiles<'_> {
         let plan = self.files.plan(&goal.target, &goal.seen, options)?;
         let core = self.core();
         let SessionKey { project, session } = core.key.clone();
+        let head = self.session.head()?;
+        // So that whoever finds the journal can tell whether the conversation has gone on since.
+        core.sync_to(head.offset.get())?;
         let intent = Intent {
             project,
             session,
@@ -563,11 +568,12 @@ impl SessionFiles<'_> {
             uid: self.session.uid(),
             workspace: self.root.clone(),
             step: goal.step,
+            head: Some(head.into()),
         };
         let payload = serde_json::to_vec(&intent).map_err(|error| Error::BadJson { why: error.to_string() })?;
         let mut left = None;
         let outcome = self.files.apply(&plan, &payload, |outcome| {
-            left = Some(core.commit_files(&self.root, &intent.step, outcome, Commit::First)?);
+            left = Some(core.commit_files(&intent, outcome, Commit::First)?);
             Ok(())
         })?;
         let left = left.map_or_else(|| self.session.head(), Ok)?;
@@ -577,17 +583,15 @@ impl SessionFiles<'_> {
 
     /// Carries a rewind of this workspace to its end that was interrupted, whichever session it was of.
     fn recover(&self) -> Result<()> {
-        let is_recorded = |pending: &Pending| {
-            let found = self.with_core(&pending.payload, |core, _| core.is_recorded(pending.uid))?;
-            Ok(found.unwrap_or(false))
+        let standing = |pending: &Pending| {
+            let found = self.with_core(&pending.payload, |core, intent| core.standing(pending.uid, intent))?;
+            let is_ours = serde_json::from_slice::<Intent>(&pending.payload).is_ok();
+            Ok(found.unwrap_or(if is_ours { Standing::Passed } else { Standing::Open }))
         };
         let again = |outcome: &Outcome| {
-            let commit = |core: &Core, intent: &Intent| {
-                core.commit_files(&intent.workspace, &intent.step, outcome, Commit::Again)
-            };
-            self.with_core(&outcome.payload, commit).map(drop)
+            self.with_core(&outcome.payload, |core, intent| core.commit_files(intent, outcome, Commit::Again)).map(drop)
         };
-        self.files.recover(is_recorded, again).map(drop)
+        self.files.recover(standing, again).map(drop)
     }
 
     /// Does `work` with the session that a journal belongs to; `None` when nothing is known of its record.
@@ -657,13 +661,13 @@ impl Core {
     /// Writes the record of files that were moved, and syncs it; returns the head that was left.
     ///
     /// Any error but [`Error::Poisoned`] and those of damage means that nothing was written.
-    fn commit_files(&self, root: &PathText, step: &Step, outcome: &Outcome, commit: Commit) -> Result<Position> {
+    fn commit_files(&self, intent: &Intent, outcome: &Outcome, commit: Commit) -> Result<Position> {
         let done = self.change(|writer| {
             let left = self.transcript.position(&writer.state.tip);
-            let HeadMove { kind, of, to, alone } = self.head_move(writer, step, &left, commit)?;
+            let HeadMove { kind, of, to, alone } = self.head_move(writer, intent, &left, commit)?;
             let files = Some(FilesMove {
                 uid: outcome.uid,
-                workspace: root.clone(),
+                workspace: intent.workspace.clone(),
                 alone,
                 before: text(&outcome.before),
                 seen: text(&outcome.seen),
@@ -686,9 +690,8 @@ impl Core {
         Ok(left)
     }
 
-    /// Which head move goes with files that were moved. One that no longer fits, because the conversation went on after a crash, leaves the
-    /// conversation where it is.
-    fn head_move(&self, writer: &Writer, step: &Step, left: &Position, commit: Commit) -> Result<HeadMove> {
+    /// Which head move goes with files that were moved. Where the conversation went on after a crash, it stays where it is.
+    fn head_move(&self, writer: &Writer, intent: &Intent, left: &Position, commit: Commit) -> Result<HeadMove> {
         let finder = self.finder();
         let newest = left.moved.get();
         let back = |what, of: Offset, which: Option<u64>| {
@@ -700,7 +703,10 @@ impl Core {
             Ok(HeadMove { kind: what, of: Some(of), to, alone })
         };
         let files_alone = HeadMove { kind: kind::REWIND, of: None, to: *left, alone: true };
-        let found = match step {
+        if commit == Commit::Again && self.has_gone_on(left, intent)? {
+            return Ok(files_alone);
+        }
+        let found = match &intent.step {
             Step::Rewind(None) => return Ok(files_alone),
             Step::Rewind(Some(to)) => {
                 let to = Position::from(*to);
@@ -718,11 +724,30 @@ impl Core {
         }
     }
 
-    /// Whether the transcript has the record of this rewind, on stable storage.
-    fn is_recorded(&self, uid: Uid) -> Result<bool> {
-        let found = self.change(|writer| Ok(self.has_moved(writer, uid)?.then(|| writer.appender.link().end)))?;
-        found.map_or(Ok(()), |end| self.sync_to(end))?;
-        Ok(found.is_some())
+    /// How the conversation stands to a rewind that was interrupted. Its record is on stable storage afterwards, if it is written.
+    fn standing(&self, uid: Uid, intent: &Intent) -> Result<Standing> {
+        let (standing, end) = self.change(|writer| {
+            let standing = if self.has_moved(writer, uid)? {
+                Standing::Recorded
+            } else if self.has_gone_on(&self.transcript.position(&writer.state.tip), intent)? {
+                Standing::Passed
+            } else {
+                Standing::Open
+            };
+            Ok((standing, writer.appender.link().end))
+        })?;
+        if standing == Standing::Recorded {
+            self.sync_to(end)?;
+        }
+        Ok(standing)
+    }
+
+    /// Whether the conversation, which stands at `now`, is no longer where it stood when a journal was written: what was synced before that is
+    /// still there, so that it has other records or head moves then.
+    fn has_gone_on(&self, now: &Position, intent: &Intent) -> Result<bool> {
+        let Some(head) = intent.head.map(Position::from) else { return Ok(false) };
+        let stands = (now.records, now.moved) == (head.records, head.moved);
+        Ok(!stands || !self.transcript.fits(&head)?)
     }
 
     fn has_moved(&self, writer: &Writer, uid: Uid) -> Result<bool> {

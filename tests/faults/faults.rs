@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use forklog::checkpoint::{Why, pending};
 use forklog::disk::Disk;
 use forklog::workspace::{RelPath, Workspace};
-use forklog::{Error, FilesTarget, NewSession, ObjectId, ObjectKind, Scope, SessionFiles};
+use forklog::{Error, FilesTarget, NewSession, ObjectId, ObjectKind, Scope, SessionFiles, Store};
 use forklog_sim::{Cut, Errno, Fault, Op, Points, SimDisk, What};
 
 use crate::world::{
@@ -178,6 +178,72 @@ fn a_journal_that_is_carried_out_outlives_a_power_cut() {
             .expect("opens");
         }
     }
+}
+
+/// Found by the soak: a rewind failed before it changed a file, its journal was removed but not for good, and a power cut brought it back: it was
+/// carried out on a conversation that had gone on meanwhile.
+#[test]
+fn a_rewind_that_comes_back_is_given_up_where_the_conversation_has_gone_on() {
+    let (disk, images) = three_turns();
+    let process = disk.process();
+    let store = open(&process).expect("opens");
+    let session = store.session(&key()).expect("opens");
+    let found = files(&process, &session).expect("opens");
+    let at_journals = |n, what| Fault::at(n, what).on(Op::SyncDir).in_path("/journals/");
+    disk.add_fault(at_journals(1, What::FailAfter(Errno::Io)));
+    disk.add_fault(at_journals(2, What::Fail(Errno::Io)));
+    let failed = found.rewind(&seq(0), Scope::Both, &normal());
+    assert!(matches!(failed, Err(Error::Poisoned { .. })), "{failed:?}");
+    assert_eq!(disk.fault_hits(), 2);
+    drop(found);
+    process.kill();
+    for goes_on in [false, true] {
+        if goes_on {
+            let store = open(&disk.process()).expect("opens");
+            let session = store.session(&key()).expect("opens");
+            session.append(&"more").and_then(|_| session.close()).expect("there is room");
+        }
+        // Names as they were last synced.
+        let image = disk.after(Cut::Data);
+        let journals = Path::new(STORE).join("journals");
+        assert_eq!(pending(&image.process(), &journals).expect("listed").len(), 1, "the journal has not come back");
+        run(&image, &|store, _| {
+            assert_eq!(conversation(store), if goes_on { 4 } else { 1 });
+            Ok(())
+        })
+        .expect("opens");
+        assert_eq!(User::of(&image).image(), images[if goes_on { 2 } else { 0 }]);
+        assert_eq!(pending(&image.process(), &journals).expect("listed"), []);
+    }
+}
+
+/// A rewind that has changed files is carried to its end, but takes back nothing that was said since.
+#[test]
+fn an_interrupted_rewind_leaves_a_conversation_alone_that_has_gone_on() {
+    let (disk, images) = three_turns();
+    let alone = std::cell::Cell::new(0);
+    let rewind = |_: &Store, files: &SessionFiles<'_>| files.rewind(&seq(0), Scope::Both, &normal()).map(drop);
+    for (n, moment) in moments(&disk, &rewind).iter().enumerate() {
+        let image = moment.killed();
+        let store = open(&image.process()).expect("opens");
+        let before = conversation(&store);
+        let session = store.session(&key()).expect("opens");
+        session.append(&"more").and_then(|_| session.close()).expect("there is room");
+        drop(store);
+        run(&image, &|store, found| {
+            assert_eq!(conversation(store), before + 1, "moment {n}");
+            let now = User::of(&image).image();
+            assert!(now == images[0] || before == 3 && now == images[2], "moment {n}");
+            if before == 3 && now == images[0] {
+                alone.set(alone.get() + 1);
+                found.undo(&normal())?;
+                assert_eq!((conversation(store), User::of(&image).image()), (4, images[2].clone()), "moment {n}");
+            }
+            Ok(())
+        })
+        .expect("opens");
+    }
+    assert!(3 < alone.get(), "{alone:?}");
 }
 
 #[test]
