@@ -357,3 +357,29 @@ fn objects_survive_although_syncing_their_directorys_name_failed_once() {
     let store = common::store(Arc::new(disk.after(Cut::Nothing).process()), place);
     assert_eq!(store.get(ObjectKind::Blob, id, 100).expect("there"), b"content");
 }
+
+/// What a failed sync has dropped may hold the mark that the sync before it left: whoever went on behind it would promise that.
+#[test]
+fn nobody_goes_on_behind_a_mark_that_a_failed_sync_may_have_lost() {
+    let disk = SimDisk::new(1);
+    let process = disk.process();
+    let place = Path::new("/store");
+    process.create_dir(place).expect("made");
+    process.sync_dir(Path::new("/")).expect("synced");
+    let first = common::store(Arc::new(process), place);
+    let mut ids = put_all(&first, 0..3).expect("put");
+    disk.add_fault(Fault::at(1, What::LoseDirty(Errno::Io)).on(Op::Sync).in_path(".pack"));
+    assert!(put_all(&first, 3..6).is_err());
+    ids.extend(put_all(&first, 6..9).expect("the disk is well again"));
+    drop(first);
+    let second = common::store(Arc::new(disk.process()), place);
+    ids.extend(put_all(&second, 9..12).expect("put"));
+    for cut in [Cut::Nothing, Cut::Everything] {
+        let store = common::store(Arc::new(disk.after(cut).process()), place);
+        let damaged = store.verify().expect("readable");
+        assert!(damaged.is_empty(), "{cut:?}: {damaged:?}");
+        for (n, id) in &ids {
+            assert_eq!(get(&store, *id).expect("there"), content(*n));
+        }
+    }
+}

@@ -32,6 +32,8 @@ pub(super) struct Writer {
     synced: u64,
     /// End of the last mark: what stays of the pack when it is given up.
     clean_end: u64,
+    /// Whether a sync has failed, which may have dropped the last mark.
+    doubtful: bool,
     /// Whether the pack's name is on stable storage.
     named: bool,
     /// What stood in the pack when it was taken over from another process.
@@ -66,6 +68,7 @@ impl Writer {
             written: 0,
             synced: 0,
             clean_end: 0,
+            doubtful: false,
             named: false,
             base: None,
             objects: HashMap::new(),
@@ -99,6 +102,7 @@ impl Writer {
             written: len,
             synced: scanned.synced,
             clean_end: len,
+            doubtful: false,
             named: true,
             base: Some(Arc::clone(pack)),
             objects: HashMap::new(),
@@ -154,7 +158,9 @@ impl Writer {
             return Ok(0);
         }
         self.flush()?;
+        self.doubtful = true;
         self.file.sync().map_err(|e| Error::io("sync", &self.path, e))?;
+        self.doubtful = false;
         let mut syncs = 1;
         if !self.named {
             // Whoever made the directory may have failed, or died, before its own name was synced.
@@ -210,9 +216,13 @@ impl Writer {
 
     /// Cuts off what was not synced and removes a pack that never was.
     ///
+    /// After a failed sync the last mark goes too, so that nobody goes on behind it: what it says is true, but it may be in memory only.
     /// Failing is no harm: such a tail is passed over or, where it is whole, holds objects that nobody relies on.
     pub(super) fn give_up(mut self, disk: &dyn Disk) -> Option<Self> {
         self.buffer.clear();
+        if self.doubtful {
+            self.clean_end = self.synced;
+        }
         if self.clean_end < HEADER_LEN as u64 {
             let _ = disk.remove_file(&self.path);
             return None;
