@@ -297,6 +297,7 @@ fn check_disk(image: &SimDisk, model: &Model, live: bool, again: Option<u64>, ta
     if !damaged.is_empty() {
         return Err(format!("a crash is called damage: {damaged:?}"));
     }
+    let found = if has_copies(image) { put_back(&store, image, model, &found)? } else { found };
     drop(store);
     let options = OpenOptions::default();
     let found = if live {
@@ -348,6 +349,33 @@ fn check_disk(image: &SimDisk, model: &Model, live: bool, again: Option<u64>, ta
     let copy = image.snapshot().killed();
     let found = resolve(world.store(), image, &world.model).map_err(|error| format!("gone on with: {error}"))?;
     check_list(world.store(), &copy, &found).map_err(|error| format!("gone on with: {error}"))
+}
+
+/// Whether a recovery was cut off between letting the system forget lines and writing them once more: the next writer puts them back, so that
+/// there is more to read afterwards.
+fn has_copies(disk: &SimDisk) -> bool {
+    disk.tree().iter().any(|(path, _)| path.extension().is_some_and(|found| found == "again"))
+}
+
+/// Opens every transcript for append, and says what is there then, which is not less.
+fn put_back(store: &Store, disk: &SimDisk, model: &Model, before: &Model) -> Result<Model, String> {
+    for (name, named) in &before.names {
+        for side in named.now().into_iter().flat_map(|life| [None].into_iter().chain(life.sides.keys().map(Some))) {
+            let opened = match side {
+                None => store.session(&key(name)),
+                Some(side) => store.side(&key(name), &side_name(side), OpenOptions::default()),
+            };
+            opened.and_then(|session| session.close()).map_err(|error| format!("putting back {name}: {error}"))?;
+        }
+    }
+    let after = resolve(store, disk, model)?;
+    for (name, named) in &before.names {
+        let len = |named: &Named| named.now().map(|life| life.main.now()).map(|main| (main.moves, main.len()));
+        if after.names.get(name).and_then(len) < len(named) {
+            return Err(format!("putting back {name} took something away"));
+        }
+    }
+    Ok(after)
 }
 
 /// Bytes behind the last line that counts, by the directory of their session: the next writer cuts them off.

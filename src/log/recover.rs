@@ -128,6 +128,9 @@ pub(crate) fn put_back(disk: &dyn Disk, transcript: &Transcript) -> Result<()> {
         let there = usize::try_from(end - from).unwrap_or(usize::MAX);
         // Where other lines stand, somebody went on without it.
         if there < bytes.len() && read(&**file, from, end).map_err(|error| transcript.io(error))? == bytes[..there] {
+            if end < len {
+                quarantine(disk, transcript, end, len, "cut")?;
+            }
             file.write_at(&bytes[there..], end).map_err(|error| Error::io("write", path, error))?;
         }
     }
