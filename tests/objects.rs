@@ -383,3 +383,30 @@ fn nobody_goes_on_behind_a_mark_that_a_failed_sync_may_have_lost() {
         }
     }
 }
+
+/// A frame whose head was misread looks like one that is not there.
+#[test]
+fn a_bit_that_is_read_wrong_once_hides_no_object() {
+    let disk = SimDisk::new(1);
+    let process = disk.process();
+    let place = Path::new("/store");
+    process.create_dir(place).expect("made");
+    process.sync_dir(Path::new("/")).expect("synced");
+    let ids = put_all(&common::store(Arc::new(process), place), 0..5).expect("put");
+    for n in 1.. {
+        let copy = disk.after(Cut::Everything);
+        let store = common::store(Arc::new(copy.process()), place);
+        copy.add_fault(Fault::at(n, What::FlipBit).on(Op::Read).in_path(".pack"));
+        let adopted = put_all(&store, [9]);
+        if copy.fault_hits() == 0 {
+            assert!(5 < n, "{n} reads");
+            break;
+        }
+        copy.clear_faults();
+        assert!(adopted.is_ok(), "{n}: {adopted:?}");
+        for (of, id) in &ids {
+            let got = get(&store, *id).unwrap_or_else(|error| panic!("{of}, after misread {n}: {error}"));
+            assert_eq!(got, content(*of));
+        }
+    }
+}

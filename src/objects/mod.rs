@@ -132,9 +132,9 @@ impl ObjectStore {
         };
         // Another process may have put it since the last look, or gc may have moved it.
         self.refresh(&mut state)?;
-        if first.is_some() {
-            state.packs.values().try_for_each(|pack| pack.scan_again(&*self.disk))?;
-        }
+        // A frame whose head was misread looks like one that is not there.
+        let mut doubtful = state.packs.values().filter(|pack| first.is_some() || pack.scanned().hole.is_some());
+        doubtful.try_for_each(|pack| pack.scan_again(&*self.disk))?;
         match self.get_known(&mut state, kind, id, max_len)? {
             Some(found) => Ok(found),
             None => Err(first.unwrap_or_else(|| Error::not_found(Named::Object, id))),

@@ -76,9 +76,9 @@ impl Writer {
         })
     }
 
-    /// Takes over a pack that another process has put down in order: nobody holds its lock, its last frame promises all
-    /// that stands before it, and nothing follows. A pack that a crash ended is left as it is, since which of its
-    /// last objects are referred to is not known here.
+    /// Takes over a pack that another process has put down in order: nobody holds its lock, every byte belongs to a frame, and the
+    /// last of them promises all that stands before it. A pack that a crash ended is left as it is, since which of its last objects
+    /// are referred to is not known here.
     pub(super) fn adopt(disk: &dyn Disk, pack: &Arc<Pack>) -> Result<Option<Self>> {
         if pack.condemned || SEALED_LEN <= pack.scanned().end {
             return Ok(None);
@@ -91,7 +91,8 @@ impl Writer {
         pack.catch_up(disk)?;
         let len = file.len().map_err(|e| Error::io("stat", &pack.path, e))?;
         let scanned = pack.scanned();
-        if !scanned.ends_with_mark || scanned.end != len || SEALED_LEN <= len {
+        let is_whole = scanned.hole.is_none() && scanned.ends_with_mark && scanned.end == len;
+        if !is_whole || SEALED_LEN <= len {
             return Ok(None);
         }
         Ok(Some(Self {
