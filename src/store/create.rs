@@ -118,8 +118,8 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`] when there is no such session, record or position; [`Error::Poisoned`] when a sync of the parent failed and
-    /// `at` lies behind what survives: opening the parent for append puts it in order. Else as [`Store::create`] and [`Store::read`].
+    /// [`Error::NotFound`] when there is no such session, record or position; [`Error::Poisoned`] when a sync of the parent failed,
+    /// somebody has it open, and `at` lies behind what survives; when nobody has, it is put in order as if it were opened for append. Else as [`Store::create`] and [`Store::read`].
     pub fn fork(&self, parent: &SessionKey, at: &At, new: NewSession) -> Result<Session> {
         self.fork_from(parent, None, at, new)
     }
@@ -200,17 +200,22 @@ impl Store {
     fn sync_of_others(&self, source: &Transcript) -> Result<()> {
         let (disk, header) = (&**self.disk(), &source.header);
         let marker = self.layout().marker(header.side.as_ref().map_or(header.uid, |side| side.of));
+        let key = SessionKey { project: header.project.clone(), session: header.session.clone() };
         // One that cannot be read, not being written this moment, may have said so.
         let poisoned = || {
             let note = (0..3).find_map(|_| Note::read(disk, &marker));
             disk.stat(&marker).is_ok() && note.is_none_or(|note| note.poisoned)
         };
-        let synced = if poisoned() { Ok(()) } else { source.file.sync() };
-        if synced.is_err() {
-            let key = SessionKey { project: header.project.clone(), session: header.session.clone() };
+        if poisoned() {
+            match self.put_in_order(&key, true) {
+                // Who has it open has yet to notice.
+                Err(Error::Locked { .. }) => return Err(Error::Poisoned { path: source.path.clone() }),
+                done => done?,
+            }
+        } else if let Err(error) = source.file.sync() {
             Note::poison(disk, &marker, &key, self.now());
+            return Err(Error::io("sync", &source.path, error));
         }
-        synced.map_err(|error| Error::io("sync", &source.path, error))?;
         // Asked after the sync, too: it succeeds just after one that failed.
         if poisoned() { Err(Error::Poisoned { path: source.path.clone() }) } else { Ok(()) }
     }

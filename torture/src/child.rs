@@ -38,6 +38,11 @@ impl Player {
         self.said.recv().ok()
     }
 
+    /// How a process ended that says no more.
+    pub(crate) fn end(&mut self) -> String {
+        self.child.wait().map_or_else(|error| error.to_string(), |status| format!("the worker ended: {status}"))
+    }
+
     /// Its next line, if it says one in time.
     pub(crate) fn line_within(&mut self, time: Duration) -> Option<String> {
         self.said.recv_timeout(time).ok()

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
 
@@ -197,6 +198,8 @@ pub(crate) struct Heard {
     failed: HashSet<(u64, u64)>,
     /// Acknowledged with [`Durability::Sync`], or synced since through the same handle.
     durable: HashSet<(u64, u64)>,
+    /// What of it each writer's newest acknowledgement made so.
+    newest: HashMap<u64, Vec<(u64, u64)>>,
     /// The disk is taken away: see [`Judge::hear_late`](crate::judge::Judge::hear_late).
     pub(crate) late: bool,
     /// How many records a reader has seen.
@@ -210,6 +213,9 @@ pub(crate) struct Heard {
 impl Heard {
     pub(crate) fn hear(&mut self, durability: Option<Durability>, line: &str) -> Result<(), String> {
         self.lines.push(line.to_owned());
+        if line.ends_with("Read-only file system (os error 30)") {
+            self.forgive();
+        }
         let words: Vec<&str> = line.split(' ').collect();
         let number = |at: usize| words.get(at).and_then(|word| word.parse::<u64>().ok());
         match (words.first().copied(), number(1), number(2), number(3), number(4)) {
@@ -219,7 +225,7 @@ impl Heard {
             (Some("done"), Some(w), Some(first), Some(len), Some(at)) => {
                 self.done.extend((first..first + len).map(|n| ((w, n), at)));
                 if durability == Some(Durability::Sync) && !self.late {
-                    self.durable.extend((first..first + len).map(|n| (w, n)));
+                    self.acknowledge(w, first..first + len);
                 }
             }
             (Some("failed"), Some(w), Some(first), Some(len), _) => {
@@ -230,13 +236,28 @@ impl Heard {
             }
             (Some("synced"), ..) if self.late => {}
             (Some("synced"), Some(w), Some(first), Some(next), _) => {
-                self.durable.extend((first..next).map(|n| (w, n)).filter(|name| self.done.contains_key(name)));
+                self.acknowledge(w, first..next);
             }
             (Some("saw"), Some(n), ..) => self.saw = self.saw.max(n),
             (Some("failed" | "closed"), ..) => *self.failures.entry(line.to_owned()).or_default() += 1,
             _ => return Err(line.to_owned()),
         }
         Ok(())
+    }
+
+    fn acknowledge(&mut self, w: u64, records: Range<u64>) {
+        let names = records.map(|n| (w, n)).filter(|name| self.done.contains_key(name) && !self.durable.contains(name));
+        let names: Vec<_> = names.collect();
+        self.durable.extend(&names);
+        self.newest.insert(w, names);
+    }
+
+    /// The file system has given its journal up. A sync that runs just then may succeed on nothing (ext4, Linux 6.18, without forklog too), so
+    /// that the newest acknowledgement of each writer binds no more.
+    fn forgive(&mut self) {
+        for name in self.newest.drain().flat_map(|(_, names)| names) {
+            self.durable.remove(&name);
+        }
     }
 
     /// How many records were acknowledged.

@@ -95,6 +95,9 @@ impl Judge {
     ///
     /// The worker says what cannot be.
     pub(crate) fn hear(&mut self, line: &str) -> Result<(), String> {
+        if line.starts_with("failed ") {
+            return Err(line.to_owned());
+        }
         self.hear_upto(line, u64::MAX)
     }
 

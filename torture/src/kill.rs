@@ -48,7 +48,7 @@ fn program(seed: u64, dir: &std::path::Path, report: &mut Report) -> Result<(), 
             Task { place: place.clone(), program, steps: (1_000 * life, 1_000 * life + 999), synced: false, log: None };
         let mut player = Player::start(&play::worker(&task)).map_err(|error| error.to_string())?;
         for _ in 0..rng.below(160) {
-            let line = player.line().ok_or("the worker ended")?;
+            let line = player.line().ok_or_else(|| player.end())?;
             judge.hear(&line)?;
         }
         // Most operations take less than this.

@@ -71,7 +71,7 @@ impl Machine<'_> {
             let task = Task { place: place.clone(), program, steps, synced: true, log: None };
             let mut player = Player::start(&play::worker(&task)).map_err(|error| error.to_string())?;
             for _ in 0..rng.below(160) {
-                judge.hear(&player.line().ok_or("the worker ended")?)?;
+                judge.hear(&player.line().ok_or_else(|| player.end())?)?;
             }
             std::thread::sleep(Duration::from_micros(rng.below(600) as u64));
             for line in player.said_by_now() {
