@@ -148,6 +148,22 @@ impl Moving {
         Self { before, after, ..self.clone() }
     }
 
+    /// Whether a journal with this payload (FORMAT.md, section 16) is its own.
+    #[must_use]
+    pub fn is_of(&self, payload: &[u8]) -> bool {
+        let Ok(journal) = serde_json::from_slice::<Value>(payload) else { return false };
+        let step = |name| journal.pointer("/step").and_then(|step| step.get(name));
+        let same_step = match self.step {
+            Step::Rewind => step("rewind").is_some_and(Value::is_object),
+            Step::Revert => step("rewind").is_some_and(Value::is_null),
+            Step::Undo => step("undo").is_some(),
+            Step::Redo => step("redo").is_some(),
+        };
+        let session = journal.pointer("/session").and_then(Value::as_str);
+        let records = journal.pointer("/head/records").and_then(Value::as_u64);
+        same_step && (session, records) == (Some(self.which.0), Some(self.from.len() as u64))
+    }
+
     /// Whether files that are `now` look as if it had begun.
     #[must_use]
     pub fn has_begun(&self, now: &Files) -> bool {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use forklog::checkpoint::PlanOptions;
+use forklog::checkpoint::{self, PlanOptions};
 use forklog::workspace::ScanOptions;
 use forklog::{
     At, Durability, Error, FilesTarget, NewRecord, NewSession, NoDigest, OpenOptions, RecordId, Scope, Seq, Session,
@@ -538,6 +538,7 @@ impl World {
             let session = self.running(by).handles.get(&which).map(|handle| &handle.session);
             let workspace = self.workspace(by);
             let found = session.map(|session| session.files_of(workspace, ScanOptions::default()).map(drop));
+            between(self);
             if let Some(Err(error)) = found {
                 return Did::Failed(error);
             }
@@ -602,14 +603,19 @@ impl World {
     ///
     /// What is wrong.
     pub fn recover_files(&mut self, between: &mut Between<'_>) -> Result<(), String> {
-        let came_back = self.model.moving.is_none();
-        let Some(begun) = self.model.moving.clone().or(self.model.returning.clone()) else { return Ok(()) };
-        let journals = path("journals");
-        let is_journal = |path: &Path| path.starts_with(&journals) && path.ends_with("journal");
-        let is_there = self.disk.tree().iter().any(|(path, _)| is_journal(path));
-        if came_back && !is_there {
+        let (moving, returning) = (&self.model.moving, &self.model.returning);
+        let journals = checkpoint::pending(&self.disk.process(), &path("journals"));
+        let journal = journals.map_err(|error| format!("the journal: {error}"))?.pop();
+        let is_of = |begun: &&Moving| journal.as_ref().is_none_or(|journal| begun.is_of(&journal.payload));
+        let found = moving.iter().find(is_of);
+        // Until a move has seen to it that no older journal comes back, a power cut may bring that one back, and then the move has not begun.
+        let older = returning.iter().filter(|_| journal.is_some() && found.is_none()).find(is_of);
+        let (came_back, is_there) = (older.is_some(), journal.is_some());
+        let Some(begun) = found.or(older).cloned() else {
+            // One whose record is written changes nothing any more; a move that was to follow it has not begun either.
+            self.model.moving = None;
             return Ok(());
-        }
+        };
         let was = if came_back { self.model.files.clone() } else { begun.before.clone() };
         let moving = if came_back { begun.of(&was) } else { begun.clone() };
         let which = moving.which;

@@ -12,7 +12,7 @@ use super::compare::{Grafted, Lookup, alike, find_live, graft};
 use super::snapshot::{Node, Snapshot, put_tree, read_state};
 use super::{Files, Plan, State, is_absent, read_blob};
 use crate::disk::{Disk, File, How, LockMode};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::format::journal::{self, Journal, Step};
 use crate::format::pack::Bad;
 use crate::ids::Uid;
@@ -85,9 +85,9 @@ impl Files {
     ///
     /// - [`Error::Stale`]: a file changed after the plan was made, or an earlier rewind has not ended. Nothing was changed.
     /// - [`Error::Locked`]: another process is changing the files.
-    /// - Any error of the workspace or of `commit` that means that nothing was written: the files are as they were.
-    /// - [`Error::Poisoned`]: they are not, since putting them back failed too, and any other error of `commit`: the journal
-    ///   stays, and the next [`Files::recover`] carries on.
+    /// - Any error of the workspace or of `commit`: the files are as they were.
+    /// - [`Error::Poisoned`]: they may not be, since putting them back failed too, or `commit` does not know whether its record
+    ///   is written and returned this: the journal stays, and the next [`Files::recover`] carries on.
     pub fn apply(&self, plan: &Plan, payload: &[u8], commit: impl FnOnce(&Outcome) -> Result<()>) -> Result<Outcome> {
         let lock = self.lock(LockMode::Exclusive)?;
         self.nothing_pending()?;
@@ -99,16 +99,15 @@ impl Files {
         let done = work.carry_out(&journal.steps).and_then(|()| self.outcome(&journal, &mut work));
         let outcome = done.map_err(|error| self.put_back(&mut work, &journal, error))?;
         let committed = commit(&outcome);
-        let ended = match committed.as_ref().map_err(Error::kind) {
+        let ended = match committed {
             // The record is written: the files must stay as they are.
             Ok(()) => match self.remove_journal() {
                 Ok(()) => Ok(outcome),
                 Err(_) => Err(Error::Poisoned { path: self.journal_path() }),
             },
-            Err(Kind::Caller | Kind::NotFound | Kind::Locked | Kind::System) => {
-                committed.map(|()| outcome).map_err(|error| self.put_back(&mut work, &journal, error))
-            }
-            Err(_) => committed.map(|()| outcome),
+            // Whether it is written, the next to open finds out.
+            Err(error @ Error::Poisoned { .. }) => Err(error),
+            Err(error) => Err(self.put_back(&mut work, &journal, error)),
         };
         drop(lock);
         ended

@@ -660,10 +660,10 @@ impl Core {
 
     /// Writes the record of files that were moved, and syncs it; returns the head that was left.
     ///
-    /// Any error but [`Error::Poisoned`] and those of damage means that nothing was written.
+    /// Any error but [`Error::Poisoned`] means that nothing was written.
     fn commit_files(&self, intent: &Intent, outcome: &Outcome, commit: Commit) -> Result<Position> {
         let done = self.change(|writer| {
-            let left = self.transcript.position(&writer.state.tip);
+            let (left, begin) = (self.transcript.position(&writer.state.tip), writer.appender.link().end);
             let HeadMove { kind, of, to, alone } = self.head_move(writer, intent, &left, commit)?;
             let files = Some(FilesMove {
                 uid: outcome.uid,
@@ -678,8 +678,8 @@ impl Core {
                 Some(of) => control::encode(&Undo { of, to, moved, files }),
             };
             let written = self.control(writer, kind, &payload);
-            if written.is_err() && writer.appender.is_broken() {
-                // A part of the record may have stayed.
+            if written.is_err() && (writer.appender.is_broken() || writer.appender.link().end != begin) {
+                // A part of the record may have stayed, or all of it.
                 return Err(Error::Poisoned { path: self.transcript.path.clone() });
             }
             Ok((left, written?))

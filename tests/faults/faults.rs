@@ -113,6 +113,24 @@ fn files_that_were_put_back_are_not_taken_for_moved_ones() {
     }
 }
 
+/// Found by the soak: a bit of the transcript was read wrong when the files had been moved and the record was still to be written. The error said
+/// that nothing was changed, but the files stayed moved, and nobody else could open the workspace while the session was open.
+#[test]
+fn a_rewind_that_meets_damage_before_its_record_puts_the_files_back() {
+    let (disk, images) = three_turns();
+    let mut failed = 0;
+    for n in 1.. {
+        let copy = disk.after(Cut::Everything);
+        let fault = Fault::at(n, What::FlipBit).in_path("transcript.jsonl");
+        let done = goes_wrong(&copy, &images, &|disk| disk.add_fault(fault.clone()), &format!("{fault:?}"));
+        failed += u32::from(matches!(done, Err(Error::Corrupt { .. } | Error::Newer { .. })));
+        if copy.fault_hits() == 0 {
+            break;
+        }
+    }
+    assert!(3 < failed, "some when it is planned, and one before the record: {failed}");
+}
+
 /// Found by the soak: a journal was removed, the sync of its directory failed, and a process that went on did not see to it that the name stays
 /// away. A power cut brought it back, and the rewind came over what had been done since.
 #[test]
