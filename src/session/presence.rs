@@ -24,6 +24,9 @@ pub(crate) struct Note {
     pub(crate) session: SessionId,
     /// A writer's sync or cut failed: what can be read of the transcript may be in memory only.
     pub(crate) poisoned: bool,
+    /// The transcripts that were put in order since that failed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) settled: Vec<Uid>,
     /// A place in the main transcript, and what was known there, so that a list need not read what is before it.
     pub(crate) known: Option<Known>,
 }
@@ -42,11 +45,16 @@ pub(crate) struct Known {
 impl Note {
     pub(crate) fn new(key: &SessionKey) -> Self {
         let SessionKey { project, session } = key.clone();
-        Self { format: crate::format::VERSION, project, session, poisoned: false, known: None }
+        Self { format: crate::format::VERSION, project, session, poisoned: false, settled: Vec::new(), known: None }
     }
 
     pub(crate) fn key(&self) -> SessionKey {
         SessionKey { project: self.project.clone(), session: self.session.clone() }
+    }
+
+    /// Whether a sync of this transcript failed that was not put in order since, for all that the note says.
+    pub(crate) fn doubts(&self, transcript: Uid) -> bool {
+        self.poisoned && !self.settled.contains(&transcript)
     }
 
     /// Reads a marker; `None` when it holds nothing that can be believed, being written this moment, say.
@@ -143,6 +151,23 @@ impl Presence {
     /// Says that a sync or cut of a transcript failed. Where even that fails, nothing more can be done.
     pub(crate) fn poison(&self, key: &SessionKey, now: Timestamp) {
         let _ = self.lock.file().write_at(&Note { poisoned: true, ..Note::new(key) }.encode(Vec::new(), now), 0);
+    }
+
+    /// Says that a transcript was put in order since something failed. Where that cannot be said, its forks are refused.
+    pub(crate) fn settled(&mut self, key: &SessionKey, transcript: Uid, now: Timestamp) {
+        let mut note = Note::of(self.lock.file()).unwrap_or_else(|| Note { poisoned: true, ..Note::new(key) });
+        if note.doubts(transcript) {
+            note.settled.push(transcript);
+            let _ = self.write(&note, now);
+        }
+    }
+
+    /// What the marker says of failures, with nothing else: what a new note must say too.
+    pub(crate) fn failures(&self, key: &SessionKey) -> Note {
+        match Note::of(self.lock.file()) {
+            Some(note) => Note { known: None, ..note },
+            None => Note { poisoned: true, ..Note::new(key) },
+        }
     }
 
     /// Writes the marker in place. What a reader finds torn is no note.

@@ -194,7 +194,7 @@ impl Session {
         side: Option<&SideName>,
         synced: u64,
         transcript: Transcript,
-        presence: Presence,
+        mut presence: Presence,
         options: OpenOptions,
     ) -> Result<Self> {
         let disk = &**store.disk();
@@ -216,6 +216,9 @@ impl Session {
         let synced = if whole { Ok(synced) } else { recover::settle(disk, &transcript, &ends, failed) };
         // A sync of its own may have failed, and the next one would succeed.
         let synced = synced.inspect_err(|_| presence.poison(key, store.now()))?;
+        if presence.is_poisoned() {
+            presence.settled(key, transcript.header.uid, store.now());
+        }
         state.tip.link.synced = ends.link.synced;
         let path = &transcript.path;
         let durability = match options.durability.unwrap_or(store.durability()) {
@@ -724,8 +727,8 @@ impl Core {
             let known = self.known(writer);
             if let Some(presence) = &mut writer.presence {
                 // Another writer's sync may have failed.
-                let note = Note { poisoned: presence.is_poisoned(), known, ..Note::new(&self.key) };
-                presence.write(&note, self.store.now())?;
+                let failures = if presence.is_poisoned() { presence.failures(&self.key) } else { Note::new(&self.key) };
+                presence.write(&Note { known, ..failures }, self.store.now())?;
             }
         }
         Ok(())

@@ -119,7 +119,7 @@ impl Store {
     /// # Errors
     ///
     /// [`Error::NotFound`] when there is no such session, record or position; [`Error::Poisoned`] when a sync of the parent failed,
-    /// somebody has it open, and `at` lies behind what survives; when nobody has, it is put in order as if it were opened for append. Else as [`Store::create`] and [`Store::read`].
+    /// somebody has had it open since then, and `at` lies behind what survives; when nobody has, it is put in order as if it were opened for append. Else as [`Store::create`] and [`Store::read`].
     pub fn fork(&self, parent: &SessionKey, at: &At, new: NewSession) -> Result<Session> {
         self.fork_from(parent, None, at, new)
     }
@@ -204,7 +204,7 @@ impl Store {
         // One that cannot be read, not being written this moment, may have said so.
         let poisoned = || {
             let note = (0..3).find_map(|_| Note::read(disk, &marker));
-            disk.stat(&marker).is_ok() && note.is_none_or(|note| note.poisoned)
+            disk.stat(&marker).is_ok() && note.is_none_or(|note| note.doubts(header.uid))
         };
         if poisoned() {
             match self.put_in_order(&key, true) {

@@ -126,10 +126,25 @@ fn a_fork_puts_a_parent_in_order_whose_marker_cannot_be_read() {
     let marked = disk.tree().into_iter().find(|(path, bytes)| path.starts_with("/store/live") && bytes.is_some());
     let marked = marked.expect("a marker").0;
     disk.damage(&marked, |bytes| bytes.fill(0)).expect("torn");
-    let store = open_store(&disk.process(), 2).expect("a store");
-    store.fork(&key("a"), &At::Head, NewSession::named(key("b"))).expect("forked").close().expect("closed");
-    let store = open_store(&disk.after(Cut::Nothing).process(), 3).expect("a store");
-    assert_eq!(records(&store.read(&key("b")).expect("there")).expect("sound").len(), 1);
+    let copy = disk.after(Cut::Everything);
+    let store = open_store(&copy.process(), 2).expect("a store");
+    let fork = |name| store.fork(&key("a"), &At::Head, NewSession::named(key(name)));
+    fork("b").expect("forked").close().expect("closed");
+    let after = open_store(&copy.after(Cut::Nothing).process(), 3).expect("a store");
+    assert_eq!(records(&after.read(&key("b")).expect("there")).expect("sound").len(), 1);
+    // Whoever has it open has put it in order, until a sync fails again.
+    let store = open_store(&disk.process(), 4).expect("a store");
+    let fork = |name| store.fork(&key("a"), &At::Head, NewSession::named(key(name)));
+    let session = store.session(&key("a")).expect("opened");
+    session.append(&2).expect("there is room");
+    fork("b").expect("forked").close().expect("closed");
+    let after = open_store(&disk.after(Cut::Nothing).process(), 5).expect("a store");
+    assert_eq!(records(&after.read(&key("b")).expect("there")).expect("sound").len(), 2);
+    session.append(&3).expect("there is room");
+    disk.add_fault(Fault::at(1, What::LoseDirty(Errno::Io)).on(SimOp::Sync).in_path("transcript.jsonl"));
+    session.sync().expect_err("the sync fails");
+    disk.clear_faults();
+    assert!(matches!(fork("c"), Err(Error::Poisoned { .. })));
 }
 
 /// The main transcript was closed in order and took the marker away, which was all that told of the side transcript's failed sync.
