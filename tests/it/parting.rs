@@ -135,17 +135,20 @@ fn it_reads_what_differs_and_not_what_both_have() {
     assert!(read < 6 << 20, "{read} bytes were read of two conversations that share 25 MB");
 }
 
+/// A fork `c` of a fork `b` of `a`, with one record of `b`'s own and two of `a`'s.
+fn third_generation(store: &Store) -> Session {
+    let a = store.create(NewSession::named(key("a"))).expect("created");
+    append(&a, &["0", "1"]);
+    let b = fork(store, "a", 1, "b");
+    append(&b, &["2", "3"]);
+    fork(store, "b", 2, "c")
+}
+
 /// A grave's copies of its ancestors may be the only ones.
 #[test]
 fn a_fork_within_what_a_rerooted_session_inherited_is_readable_although_the_ancestors_are_gone() {
     let (_dir, store) = store();
-    let a = store.create(NewSession::named(key("a"))).expect("created");
-    append(&a, &["0", "1"]);
-    let b = fork(&store, "a", 1, "b");
-    append(&b, &["2", "3"]);
-    let c = fork(&store, "b", 2, "c");
-    append(&c, &["4"]);
-    drop((a, b, c));
+    append(&third_generation(&store), &["4"]);
     store.reroot(&key("c")).expect("copied");
     for id in ["a", "b"] {
         store.delete(&key(id)).expect("deleted");
@@ -164,12 +167,7 @@ fn a_fork_within_what_a_rerooted_session_inherited_is_readable_although_the_ance
 #[test]
 fn an_open_fork_goes_on_while_its_rerooted_parent_is_deleted() {
     let (_dir, store) = store();
-    let a = store.create(NewSession::named(key("a"))).expect("created");
-    append(&a, &["0", "1"]);
-    let b = fork(&store, "a", 1, "b");
-    append(&b, &["2", "3"]);
-    let c = fork(&store, "b", 2, "c");
-    drop((a, b));
+    let c = third_generation(&store);
     store.reroot(&key("b")).expect("copied");
     store.delete(&key("a")).expect("deleted");
     store.gc(false).expect("collected");
@@ -184,13 +182,7 @@ fn an_open_fork_goes_on_while_its_rerooted_parent_is_deleted() {
 #[test]
 fn a_deleted_sessions_copies_of_its_ancestors_stay_while_a_fork_needs_them() {
     let (_dir, store) = store();
-    let a = store.create(NewSession::named(key("a"))).expect("created");
-    append(&a, &["0", "1"]);
-    let b = fork(&store, "a", 1, "b");
-    append(&b, &["2", "3"]);
-    let c = fork(&store, "b", 2, "c");
-    append(&c, &["4"]);
-    drop((a, b, c));
+    append(&third_generation(&store), &["4"]);
     let texts = |id: &str| store.read(&key(id)).and_then(|reader| reader.records().collect::<Result<Vec<_>, _>>());
     let before = texts("c").expect("readable");
     store.reroot(&key("b")).expect("copied");
