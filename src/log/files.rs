@@ -3,8 +3,8 @@
 use super::ends::{self, Seen};
 use super::large;
 use super::lineage::{Lineage, View};
-use super::state::{Walk, Walked, each_line};
 use super::transcript::{Tip, Transcript, files_of};
+use super::walk::{Walk, Walked, each_line};
 use crate::disk::Disk;
 use crate::error::Result;
 use crate::format::control;

@@ -9,7 +9,7 @@ mod writer;
 
 pub use files::{Checkpoint, FilesMoved, FilesTarget, Scope, SessionFiles, Taken};
 pub(crate) use lock::{Lock, PATIENCE, WriteLock};
-pub(crate) use presence::{Known, Note, Presence, marker_uid};
+pub(crate) use presence::{Presence, marker_uid};
 pub use reader::{Followed, Follower, Parting, Reader, Records, RecordsBack};
 pub use record::{Appended, At, NewRecord, OwnedRecord, Record};
 pub(crate) use writer::{Core, check_meta, open_named};

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map as Object, Value};
 
 use super::lock::{PATIENCE, WriteLock};
-use super::presence::{Known, Note, Presence};
+use super::presence::Presence;
 use super::record::{Appended, At, NewRecord};
 use crate::disk::{Disk, ForkMark, How};
 use crate::error::{Error, Named, Result};
@@ -21,6 +21,7 @@ use crate::log::append::{Appender, Syncer};
 use crate::log::ends::{self, Seen};
 use crate::log::find::Finder;
 use crate::log::lineage::{Layout, View, session_dir};
+use crate::log::note::{Known, Note};
 use crate::log::recover;
 use crate::log::state::{STRIDE, State};
 use crate::log::transcript::{MovedFiles, Tip, Transcript};

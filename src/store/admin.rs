@@ -14,6 +14,7 @@ use crate::ids::{Position, SessionKey, Uid};
 use crate::index::{Archived, Filter};
 use crate::log::files::each_object;
 use crate::log::lineage::{Layout, Lineage, session_dir};
+use crate::log::note::Note;
 use crate::log::transcript::Transcript;
 use crate::objects::{GcReport, Root};
 use crate::session::{OpenOptions, Presence, Session, marker_uid, open_named};
@@ -387,7 +388,7 @@ impl Store {
     /// synced, a power cut may take it back, and only the marker would tell.
     fn settle_marker(&self, path: &Path) -> Result<()> {
         let disk = &**self.disk();
-        let Some(note) = crate::session::Note::read(disk, path) else { return Ok(()) };
+        let Some(note) = Note::read(disk, path) else { return Ok(()) };
         let Some(alone) = Presence::alone(self.disk(), path)? else { return Ok(()) };
         let key = note.key();
         let dir = self.layout().session(&key.project, &key.session);

@@ -15,8 +15,9 @@ use crate::format::{self, json};
 use crate::ids::{Position, ProjectName, SessionId, SessionKey, SideName, Uid};
 use crate::log::files::checkpoint_at;
 use crate::log::lineage::{Layout, Lineage};
+use crate::log::note::Note;
 use crate::log::transcript::Transcript;
-use crate::session::{At, Lock, Note, OpenOptions, PATIENCE, Presence, Reader, Session, check_meta, open_named};
+use crate::session::{At, Lock, OpenOptions, PATIENCE, Presence, Reader, Session, check_meta, open_named};
 use crate::time::Timestamp;
 
 /// A session to create or to fork.

@@ -10,10 +10,11 @@ use crate::error::{Error, Kind, Result};
 use crate::ids::{ProjectName, SessionId, SessionKey, SideName, Uid};
 use crate::index::{Cursor, Filter, IndexState, Overlay, Page, View};
 use crate::log::lineage::session_dir;
+use crate::log::note::Note;
 use crate::log::state::State;
 use crate::log::transcript::Transcript;
 use crate::parallel;
-use crate::session::{Note, OwnedRecord, Presence, marker_uid, open_named};
+use crate::session::{OwnedRecord, Presence, marker_uid, open_named};
 use crate::{Entry, Position};
 
 impl Store {
