@@ -160,6 +160,67 @@ fn many_objects_get_an_index_that_can_be_lost_or_damaged() {
     assert!(ids.iter().all(|(n, id)| get(&store, *id).expect("there") == content(*n)));
 }
 
+/// What an index says is not read from the pack again, and what is appended behind it is found beside it.
+#[test]
+fn an_index_spares_reading_the_heads_of_its_pack() {
+    let disk = SimDisk::new(1);
+    let open = |disk: &SimDisk| common::store(Arc::new(disk.process()), Path::new("/store"));
+    disk.put(Path::new("/store/here"), Some(b"")).expect("made");
+    let mut ids = put_all(&open(&disk), 0..1500).expect("put");
+    let index = disk.tree().into_iter().map(|(path, _)| path).find(|path| path.extension().is_some_and(|e| e == "idx"));
+    let index = index.expect("an index");
+    let cost = |disk: &SimDisk, n: u32, id: ObjectId| {
+        let (store, before) = (open(disk), disk.counts());
+        assert_eq!(get(&store, id).expect("there"), content(n));
+        disk.counts().since(&before).bytes_read
+    };
+    let without = disk.after(Cut::Everything);
+    without.put(&index, None).expect("there");
+    let (with, without) = (cost(&disk, 7, ids[&7]), cost(&without, 7, ids[&7]));
+    assert!(with < 1 << 14 && 10 * with < without, "{with} bytes with an index, {without} without");
+
+    ids.extend(put_all(&open(&disk), 1500..1510).expect("put"));
+    let store = open(&disk);
+    assert!(ids.iter().all(|(n, id)| get(&store, *id).expect("there") == content(*n)));
+    assert!(store.verify().expect("readable").is_empty());
+    ids.retain(|n, _| n % 2 == 0);
+    store.gc(|| Ok(ids.values().copied().map(Root::Blob).collect())).expect("collected");
+    for store in [store, open(&disk)] {
+        assert!(ids.iter().all(|(n, id)| get(&store, *id).expect("there") == content(*n)));
+    }
+}
+
+/// A pack is ended at 64 MiB, within a batch too, and gets its index then.
+#[test]
+fn what_is_more_than_a_pack_holds_goes_into_the_next() {
+    let disk = SimDisk::new(1);
+    disk.put(Path::new("/store/here"), Some(b"")).expect("made");
+    let open = |disk: &SimDisk| common::store(Arc::new(disk.process()), Path::new("/store"));
+    let noise = |n: u64| -> Vec<u8> {
+        let mut rng = forklog_sim::Rng::new(n);
+        (0..1 << 17).flat_map(|_| rng.bits().to_le_bytes()).collect()
+    };
+    let store = open(&disk);
+    let batch = store.begin().expect("begun");
+    let ids: Vec<_> = (0..70).map(|n| batch.put(ObjectKind::Blob, &noise(n)).expect("put")).collect();
+    batch.sync().expect("synced");
+    drop(batch);
+    let count = |disk: &SimDisk, ending: &str| {
+        disk.tree().into_iter().filter(|(path, _)| path.extension().is_some_and(|found| found == ending)).count()
+    };
+    assert_eq!((count(&disk, "pack"), count(&disk, "idx")), (2, 1));
+    let cut = disk.after(Cut::Nothing);
+    for store in [store, open(&disk), open(&cut)] {
+        for (n, id) in (0..).zip(&ids) {
+            assert!(get(&store, *id).expect("there") == noise(n), "object {n} is another one");
+        }
+        assert!(store.verify().expect("readable").is_empty());
+    }
+    // The full one is not gone on with.
+    put_all(&open(&disk), 0..10).expect("put");
+    assert_eq!(count(&disk, "pack"), 2);
+}
+
 /// Whatever single bit flips and wherever the pack is cut, an object reads right or not at all, and one that is put
 /// again is there.
 #[test]

@@ -1,12 +1,20 @@
 //! What the fuzz programs share: a clock, a way to change bytes, and a loop that says how to replay what it finds.
 //!
-//! They run on stable Rust, so the changes are guided by the format and not by coverage: bits, bytes, runs, lines and
-//! numbers are flipped, cut, doubled, swapped and spliced.
+//! They run on stable Rust, with changes that are guided by the format: bits, bytes, runs, lines and numbers are flipped,
+//! cut, doubled, swapped and spliced. Those that change one file ([`run_files`]) also run under cargo-fuzz, which is guided
+//! by coverage and needs a nightly compiler.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use forklog_sim::Rng;
+
+pub use one_file::run_files;
+
+#[cfg(fuzzing)]
+mod guided;
+mod one_file;
+mod seal;
 
 /// Runs `case` with one seed after another, for as long as the arguments `--seconds N` say, or once with `--seed N`.
 ///

@@ -263,6 +263,9 @@ impl Line {
 
 const LONGEST: usize = 1 << 30;
 
+/// What a line's own members are called.
+const NO_KINDS: [&str; 5] = ["at", "id", "synced", "more", "crc"];
+
 /// The kinds that another line of the same batch never follows.
 const KNOWN_ALONE: [&str; 8] = ["forklog", "rewind", "undo", "redo", "checkpoint", "repair", "xclose", "store"];
 
@@ -355,6 +358,7 @@ fn frame_moved(file: &[u8], start: u64) -> Option<Line> {
     };
     let good = is_time(at)
         && (1..=16).contains(&letters)
+        && !NO_KINDS.contains(&line.kind.as_str())
         && !line.payload.is_empty()
         && (line.id.is_none() || line.is_record())
         && !(line.more && KNOWN_ALONE.contains(&line.kind.as_str()));

@@ -354,6 +354,9 @@ fn split_id(rest: &[u8]) -> Option<(Option<&str>, &[u8])> {
     Some((Some(id), rest.strip_prefix(AFTER_AT)?))
 }
 
+/// What a line's own members are called is never a kind.
+const NO_KINDS: [&str; 5] = ["at", "id", "synced", "more", "crc"];
+
 /// Divides what follows the time and id into kind and payload.
 #[inline]
 fn split_kind(rest: &[u8]) -> Option<(&str, &[u8])> {
@@ -361,8 +364,8 @@ fn split_kind(rest: &[u8]) -> Option<(&str, &[u8])> {
         return Some((kind::DATA, payload)).filter(|_| !payload.is_empty());
     }
     let (kind, payload) = rest.split_at_checked(memchr::memchr(b'"', rest.get(..17).unwrap_or(rest))?)?;
-    let letters = !kind.is_empty() && kind.iter().all(u8::is_ascii_lowercase) && kind != b"id";
-    let kind = std::str::from_utf8(kind).ok().filter(|_| letters)?;
+    let letters = !kind.is_empty() && kind.iter().all(u8::is_ascii_lowercase);
+    let kind = std::str::from_utf8(kind).ok().filter(|kind| letters && !NO_KINDS.contains(kind))?;
     let payload = payload.strip_prefix(b"\":")?;
     Some((kind, payload)).filter(|_| !payload.is_empty())
 }

@@ -6,6 +6,7 @@ mod damage;
 mod engine;
 mod format_page;
 mod io_error;
+mod maps;
 mod old_store;
 mod parting;
 mod process;

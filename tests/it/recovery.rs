@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use forklog::disk::{Disk, How};
-use forklog::{Appended, At, Durability, Error, NewRecord, OpenOptions, RecordId, Seq, Sharing, Store};
+use forklog::{Appended, At, Durability, Error, NewRecord, NewSession, OpenOptions, RecordId, Seq, Sharing, Store};
 use forklog_sim::{Cut, Errno, Fault, Op as SimOp, SimDisk, What};
 use forklog_soak::model::Which;
 use forklog_soak::{Did, Op, SIDE, Step, Tally, World, check_image, files, key, open_store, path, records};
@@ -231,6 +231,7 @@ fn what_a_repair_gave_up_is_passed_over_by_every_later_open() {
         assert!(matches!(read(&store), Err(Error::Corrupt { .. })));
         store.repair(&key("a")).expect("repaired");
         assert_eq!(texts(&world), wanted, "{damaged}, {twice}");
+        each_way(&store, &wanted);
         for n in 0..2 {
             let process = world.disk.process();
             let session = open_store(&process, 80 + n).expect("a store").session(&key("a")).expect("opened");
@@ -243,6 +244,36 @@ fn what_a_repair_gave_up_is_passed_over_by_every_later_open() {
             let left = left.expect("sound").len();
             assert!(wanted.len() - 2 <= left, "{left} of {}", wanted.len());
         }
+        each_way(&store, &wanted);
+        // What was given up stays out of forks.
+        let fork = store.fork(&key("a"), &At::Head, NewSession::named(key("b"))).expect("forked");
+        fork.append_json(b"\"fork\"").expect("appended");
+        fork.close().expect("closed");
+        wanted.push("\"fork\"".to_owned());
+        let read = records(&store.read(&key("b")).expect("sound")).expect("sound");
+        assert_eq!(read.into_iter().map(|(payload, _)| payload).collect::<Vec<_>>(), wanted);
         assert!(store.verify(None, |_| {}).expect("read").is_sound());
+    }
+}
+
+/// Reads `a` backwards, and from each of its records on; the numbers of those that were given up stay used.
+fn each_way(store: &Store, wanted: &[String]) {
+    let reader = store.read(&key("a")).expect("sound");
+    let all: Vec<_> = reader.records().map(|record| record.expect("sound")).collect();
+    assert!(all.iter().map(|record| &record.payload[..]).eq(wanted.iter().map(String::as_bytes)));
+    let mut back = reader.records_back();
+    for record in all.iter().rev() {
+        let found = back.next().expect("sound").expect("there");
+        assert_eq!((found.payload(), found.seq()), (&record.payload[..], record.seq));
+    }
+    assert!(back.next().expect("sound").is_none());
+    for (n, record) in all.iter().enumerate() {
+        let position = reader.position(&At::Seq(record.seq)).expect("sound");
+        assert_eq!(position, record.position);
+        assert_eq!(reader.position(&At::Position(position)).expect("sound"), position);
+        let mut from = reader.records_from(record.seq).expect("sound");
+        assert_eq!(from.next().expect("sound").expect("there").payload(), record.payload);
+        let then = reader.at(position).expect("sound").records().map(|record| record.expect("sound"));
+        assert_eq!(then.collect::<Vec<_>>(), all[..=n]);
     }
 }

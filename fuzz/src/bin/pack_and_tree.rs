@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use forklog::objects::{ObjectStore, Root};
 use forklog::{Env, ObjectId, ObjectKind, Uid};
-use forklog_fuzz::{mutate, run};
-use forklog_sim::{Cut, SimDisk, Ticks};
+use forklog_fuzz::run_files;
+use forklog_sim::{SimDisk, Ticks};
 
 fn open(disk: &SimDisk, seed: u64) -> ObjectStore {
     let ticks = Ticks::new(seed);
@@ -65,13 +65,8 @@ fn main() {
     let whole =
         |(path, bytes): (std::path::PathBuf, Option<Arc<Vec<u8>>>)| bytes.filter(|b| !b.is_empty()).map(|_| path);
     let files: Vec<_> = disk.tree().into_iter().filter_map(whole).collect();
-    run("pack_and_tree", |rng| {
-        let disk = disk.after(Cut::Everything);
-        let path = &files[rng.below(files.len())];
-        let mut bytes = disk.peek(path).expect("there").to_vec();
-        mutate(rng, &mut bytes);
-        disk.damage(path, |old| *old = bytes.clone()).expect("there");
-        let store = open(&disk, 9);
+    run_files("pack_and_tree", disk, files, move |disk| {
+        let store = open(disk, 9);
         let reads = |store: &ObjectStore| -> Vec<bool> {
             let read = |(kind, id, bytes): &(ObjectKind, ObjectId, Vec<u8>)| match store.get(*kind, *id, 1 << 20) {
                 Ok(found) => {
@@ -85,7 +80,7 @@ fn main() {
         let before = reads(&store);
         let _ = store.verify();
         let _ = store.gc(|| Ok(roots.clone()));
-        let after = reads(&open(&disk, 10));
+        let after = reads(&open(disk, 10));
         for ((_, id, _), (before, after)) in objects.iter().zip(before.iter().zip(after)) {
             assert!(!before || after || !live.contains(id), "gc lost {id}");
         }

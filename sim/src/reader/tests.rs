@@ -331,6 +331,17 @@ fn a_later_version_is_not_guessed_at() {
 }
 
 #[test]
+fn the_names_of_a_lines_own_members_are_no_kinds() {
+    for kind in ["at", "id", "synced", "more", "crc"] {
+        let mut file = File::new(UID_A, "a");
+        let at = file.line("", kind, "1", "");
+        file.sync();
+        file.data("2");
+        assert_eq!(file.read(), damage(at, Reason::Line), "{kind}");
+    }
+}
+
+#[test]
 fn metadata_survives_a_rewind() {
     let mut file = File::new(UID_A, "a");
     let start = file.here();
