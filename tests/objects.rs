@@ -471,3 +471,47 @@ fn a_bit_that_is_read_wrong_once_hides_no_object() {
         }
     }
 }
+
+/// A head that was misread hides its object from gc, too, which would have removed its pack.
+#[test]
+fn gc_removes_no_pack_of_which_it_has_misread_a_head() {
+    let disk = SimDisk::new(1);
+    let process = disk.process();
+    let place = Path::new("/store");
+    process.create_dir(place).expect("made");
+    process.sync_dir(Path::new("/")).expect("synced");
+    let ids = put_all(&common::store(Arc::new(process), place), 0..5).expect("put");
+    for n in 1.. {
+        let copy = disk.after(Cut::Everything);
+        let store = common::store(Arc::new(copy.process()), place);
+        copy.add_fault(Fault::at(n, What::FlipBit).on(Op::Read).in_path(".pack"));
+        store.begin().map(drop).expect("begun");
+        if copy.fault_hits() == 0 {
+            assert!(5 < n, "{n} reads");
+            break;
+        }
+        copy.clear_faults();
+        let report = store.gc(|| Ok(vec![Root::Blob(ids[&1])])).expect("collected");
+        assert_eq!(report.packs_removed, 1, "{n}");
+        assert_eq!(get(&store, ids[&1]).unwrap_or_else(|error| panic!("after misread {n}: {error}")), content(1));
+    }
+}
+
+/// The promise of the last batch before a crash was never written: what stands behind the promise may be live.
+#[test]
+fn gc_stops_at_a_live_object_that_cannot_be_read_behind_the_promise_too() {
+    let disk = SimDisk::new(1);
+    let process = disk.process();
+    let place = Path::new("/store");
+    process.create_dir(place).expect("made");
+    process.sync_dir(Path::new("/")).expect("synced");
+    let ids = put_all(&common::store(Arc::new(process), place), 0..5).expect("put");
+    let disk = disk.after(Cut::Nothing);
+    let pack = disk.tree().into_iter().map(|(path, _)| path).find(|path| path.extension().is_some_and(|e| e == "pack"));
+    let pack = pack.expect("a pack");
+    disk.damage(&pack, |bytes| bytes[32 + 72 + 5] ^= 1).expect("damaged");
+    let store = common::store(Arc::new(disk.process()), place);
+    let live = ids.values().copied().find(|id| get(&store, *id).is_err()).expect("one is damaged");
+    store.gc(|| Ok(vec![Root::Blob(live)])).expect_err("it is live, and cannot be copied");
+    assert!(disk.peek(&pack).is_ok(), "what may be mended is still there");
+}

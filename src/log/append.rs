@@ -203,10 +203,10 @@ impl Appender {
     /// Sets room aside for lines that end at `end`, and for more.
     fn reserve(&mut self, end: u64) {
         let more = ((end - self.began) / ROOM_SHARE).min(MOST_ROOM);
-        // Where there is none, or no such call, lines are written all the same.
+        // Where there is none, or no such call, lines are written all the same. A part may have been set aside on a full disk.
+        self.has_room = true;
         let reserved = self.file.reserve(self.link.end, end - self.link.end + more);
         self.room_from = if reserved.is_ok() { end + more } else { u64::MAX };
-        self.has_room |= reserved.is_ok();
     }
 
     /// `at` as text.

@@ -58,13 +58,6 @@ impl Note {
         Self::of(&*disk.open(path, How::Read).ok()?)
     }
 
-    /// Says in the marker at `path`, if there is one, that a sync or cut of a transcript failed, for who does not hold it.
-    pub(crate) fn poison(disk: &dyn Disk, path: &Path, key: &SessionKey, now: Timestamp) {
-        if let Ok(file) = disk.open(path, How::Write) {
-            let _ = file.write_at(&Self { poisoned: true, ..Self::new(key) }.encode(Vec::new(), now), 0);
-        }
-    }
-
     /// The note's line, in `bytes`.
     pub(crate) fn encode(&self, mut bytes: Vec<u8>, now: Timestamp) -> Vec<u8> {
         let payload = serde_json::to_vec(self).unwrap_or_default();
@@ -76,6 +69,12 @@ impl Note {
 
     /// [`Note::read`] of a marker that is open.
     pub(crate) fn of(file: &dyn File) -> Option<Self> {
+        // What is torn may be in the middle of being written.
+        const TRIES: usize = 3;
+        (0..TRIES).find_map(|_| Self::try_of(file))
+    }
+
+    fn try_of(file: &dyn File) -> Option<Self> {
         let mut bytes = vec![0; usize::try_from(file.len().ok()?).ok()?];
         let got = file.read_at(&mut bytes, 0).ok()?;
         let Line::Whole(whole) = line::decode(bytes.get(..got)?, Link::default()) else { return None };

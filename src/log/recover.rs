@@ -97,7 +97,9 @@ fn write_anew(disk: &dyn Disk, transcript: &Transcript, from: Link, to: u64) -> 
     file.forget(from.end).map_err(|error| Error::io("read", path, error))?;
     file.write_at(&bytes, from.end).map_err(|error| Error::io("write", path, error))?;
     sync(transcript)?;
-    disk.remove_file(&kept).map_err(|error| Error::io("remove", &kept, error))
+    disk.remove_file(&kept).map_err(|error| Error::io("remove", &kept, error))?;
+    let dir = session_dir(path).join("quarantine");
+    disk.sync_dir(&dir).map_err(|error| Error::io("sync", &dir, error))
 }
 
 /// Puts back what [`write_anew`] had let the system forget when it was stopped: the file's lines end within it then.
@@ -115,13 +117,18 @@ pub(crate) fn put_back(disk: &dyn Disk, transcript: &Transcript) -> Result<()> {
     for kept in names {
         let Some((from, crc)) = kept.name.to_str().and_then(|name| copy_of(path, name)) else { continue };
         let kept = dir.join(&kept.name);
-        let bytes = disk.open(&kept, How::Read).and_then(|copy| read(&*copy, 0, copy.len()?));
-        let bytes = bytes.map_err(|error| Error::io("read", &kept, error))?;
-        let len = file.len().map_err(|error| transcript.io(error))?;
-        let Ok(before) = transcript.crc_before(from) else { continue };
-        if line::crc32(&bytes) != crc || len < from {
-            continue;
+        let look = || disk.open(&kept, How::Read).and_then(|copy| read(&*copy, 0, copy.len()?));
+        let mut bytes = look().map_err(|error| Error::io("read", &kept, error))?;
+        if line::crc32(&bytes) != crc {
+            // It may have been read wrong.
+            bytes = look().map_err(|error| Error::io("read", &kept, error))?;
         }
+        let len = file.len().map_err(|error| transcript.io(error))?;
+        let before = match transcript.crc_before(from) {
+            Err(error @ Error::Io { .. }) => return Err(error),
+            Ok(before) if line::crc32(&bytes) == crc && from <= len => before,
+            _ => continue,
+        };
         let mut scanner = Scanner::new(file.clone(), Link::alone(from, before), len);
         while let Advance::Line(_) = scanner.advance().map_err(|error| transcript.io(error))? {}
         let end = scanner.link().end;

@@ -62,8 +62,8 @@ impl ObjectStore {
     /// # Errors
     ///
     /// - [`Error::Locked`]: another gc runs, or a batch stayed open for half a minute. Nothing was removed.
-    /// - [`Error::NotFound`], [`Error::Corrupt`]: a live tree cannot be read, so what it needs is unknown. Nothing was
-    ///   removed.
+    /// - [`Error::NotFound`], [`Error::Corrupt`]: a live tree cannot be read, so what it needs is unknown, or a live object of a pack that
+    ///   is worth removing cannot. Nothing was removed.
     pub fn gc(&self, mut roots: impl FnMut() -> Result<Vec<Root>>) -> Result<GcReport> {
         let _only_one = self.lock("gc.lock", LockMode::Exclusive, Duration::ZERO)?;
         self.remove_leftovers()?;
@@ -105,11 +105,6 @@ impl ObjectStore {
                     continue;
                 }
                 let head = super::pack::read_head(&*file, &pack.path, pack.uid, entry.at)?;
-                let FrameKind::Object(kind) = head.kind else { continue };
-                let torn = pack.scanned().synced <= entry.at;
-                if torn && !matches!(self.get_known(&mut state, kind, entry.id, MAX_OBJECT), Ok(Some(_))) {
-                    continue;
-                }
                 moved.insert(entry.id);
                 report.bytes_moved += head.frame_len();
             }
@@ -159,6 +154,15 @@ impl ObjectStore {
         self.refresh(state)?;
         let mut unused = Vec::new();
         for pack in state.packs.values() {
+            if pack.scanned().hole.is_some() {
+                // Perhaps a head was misread.
+                pack.scan_again(&*self.disk)?;
+            }
+            let scanned = pack.scanned();
+            if scanned.hole.is_some_and(|at| at < scanned.synced) {
+                // What the damage hides cannot be copied, and may be live.
+                continue;
+            }
             let path = &pack.path;
             let file = self.disk.open(path, How::Write).map_err(|e| Error::io("open", path, e))?;
             if file.try_lock(LockMode::Exclusive).map_err(|e| Error::io("lock", path, e))? {
@@ -219,12 +223,8 @@ impl ObjectStore {
                 }
                 let head = super::pack::read_head(&*file, &pack.path, pack.uid, entry.at)?;
                 let FrameKind::Object(kind) = head.kind else { continue };
-                match self.get(kind, entry.id, MAX_OBJECT) {
-                    Ok(content) => drop(batch.put_like(kind, &content, like)?),
-                    // A torn copy after the promise: whoever put it never heard that it is stored.
-                    Err(_) if pack.scanned().synced <= entry.at => continue,
-                    Err(error) => return Err(error),
-                }
+                // After the promise too: that of the last batch before a crash, or before a failed sync, was never written.
+                batch.put_like(kind, &self.get(kind, entry.id, MAX_OBJECT)?, like)?;
                 moved += 1;
                 bytes += head.frame_len();
             }

@@ -71,9 +71,10 @@ impl Presence {
         self.lock.try_take(LockMode::Exclusive).unwrap_or(false)
     }
 
-    /// Says that a sync or cut of a transcript failed. Where even that fails, nothing more can be done.
-    pub(crate) fn poison(&self, key: &SessionKey, now: Timestamp) {
-        let _ = self.lock.file().write_at(&Note { poisoned: true, ..Note::new(key) }.encode(Vec::new(), now), 0);
+    /// Says that a sync or cut of a transcript failed, and whether that could be said.
+    pub(crate) fn poison(&self, key: &SessionKey, now: Timestamp) -> bool {
+        let note = Note { poisoned: true, ..Note::new(key) };
+        self.lock.file().write_at(&note.encode(Vec::new(), now), 0).is_ok()
     }
 
     /// Says that a transcript was put in order since something failed. Where that cannot be said, its forks are refused.

@@ -140,6 +140,8 @@ pub(super) struct Writer {
     marked: bool,
     /// Where the marker's last note was taken.
     noted: u64,
+    /// Whether the marker was told that a sync or cut failed.
+    told: bool,
     /// Whether the file ended in an `xclose` when it was opened.
     closed_at: Option<u64>,
 }
@@ -202,7 +204,8 @@ impl Session {
         let lock = WriteLock::open(disk, &transcript.path)?;
         lock.take(options.patience(), options.sharing == Sharing::Exclusive)?;
         let failed = || presence.is_poisoned();
-        if failed() {
+        let doubted = failed();
+        if doubted {
             recover::put_back(disk, &transcript)?;
         }
         let (mut state, mut ends) = State::read(disk, &transcript, store.look())?;
@@ -216,8 +219,11 @@ impl Session {
         let whole = synced == ends.link.end && ends.len == synced;
         let synced = if whole { Ok(synced) } else { recover::settle(disk, &transcript, &ends, failed) };
         // A sync of its own may have failed, and the next one would succeed.
-        let synced = synced.inspect_err(|_| presence.poison(key, store.now()))?;
-        if presence.is_poisoned() {
+        let synced = synced.inspect_err(|_| {
+            presence.poison(key, store.now());
+        })?;
+        // What was said only meanwhile may be of a later failure.
+        if doubted {
             presence.settled(key, transcript.header.uid, store.now());
         }
         state.tip.link.synced = ends.link.synced;
@@ -251,6 +257,7 @@ impl Session {
                 presence: Some(presence),
                 marked: whole,
                 noted: ends.link.end,
+                told: false,
                 closed_at: ends.closed.then_some(ends.link.end),
             }),
             transcript,
@@ -758,9 +765,10 @@ impl Core {
     }
 
     /// Tells who would publish what can be read of the session that it is not to be believed.
-    fn note_poison(&self, writer: &Writer) {
-        if let Some(presence) = &writer.presence {
-            presence.poison(&self.key, self.store.now());
+    /// Once it is said, it is not said again: somebody may have put the session in order since.
+    fn note_poison(&self, writer: &mut Writer) {
+        if let Some(presence) = writer.presence.as_ref().filter(|_| !writer.told) {
+            writer.told = presence.poison(&self.key, self.store.now());
         }
     }
 
@@ -798,7 +806,7 @@ impl Core {
     pub(super) fn sync_to(&self, end: u64) -> Result<()> {
         let synced = self.syncer.sync_to(end, || self.written.load(Ordering::Acquire), || self.sync_names());
         if synced.is_err() && self.syncer.has_failed() {
-            self.note_poison(&self.lock());
+            self.note_poison(&mut self.lock());
         }
         // Opening may have synced all bytes, but no names.
         synced.and_then(|()| self.sync_names())
@@ -888,7 +896,9 @@ impl Core {
                 return Ok(false);
             }
             let synced = main.file.sync().map_err(|error| Error::io("sync", &main.path, error));
-            synced.inspect_err(|_| presence.poison(key, store.now()))?;
+            synced.inspect_err(|_| {
+                presence.poison(key, store.now());
+            })?;
             store.sync_names(&main.path)?;
         }
         store.publish_session(key)?;

@@ -404,19 +404,14 @@ impl Store {
             Err(error) => return Err(error),
         }
         drop(alone);
-        self.put_in_order(&key, note.poisoned)
-    }
-
-    /// Opens a session for append and closes it; with `sides` all of its transcripts, since its marker stays as long as one of them is in doubt.
-    pub(super) fn put_in_order(&self, key: &SessionKey, sides: bool) -> Result<()> {
-        let dir = self.layout().session(&key.project, &key.session);
-        for side in if sides { transcripts(&**self.disk(), &dir)? } else { Vec::new() } {
-            let Some(side) = Transcript::open(&**self.disk(), &side, How::Read)? else { continue };
+        // The marker stays as long as one of them is in doubt.
+        for side in if note.poisoned { transcripts(disk, &dir)? } else { Vec::new() } {
+            let Some(side) = Transcript::open(disk, &side, How::Read)? else { continue };
             if let Some(side) = side.header.side {
-                Session::open(self, key, Some(&side.name), OpenOptions::default())?.close()?;
+                Session::open(self, &key, Some(&side.name), OpenOptions::default())?.close()?;
             }
         }
-        Session::open(self, key, None, OpenOptions::default())?.close()
+        Session::open(self, &key, None, OpenOptions::default())?.close()
     }
 
     /// Copies what a fork shares with its ancestors into the fork's own directory, so that they can be deleted and freed.

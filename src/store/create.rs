@@ -177,7 +177,9 @@ impl Store {
         let view = lineage.view(position)?;
         for extent in &view.extents {
             let source = extent.source.open(&**self.disk())?;
-            if source.promise_at(extent.to)? < extent.to {
+            // What is of its ancestors was synced before it was made.
+            let is_own = source.header.uid == reader.transcript().header.uid;
+            if is_own && source.promise_at(extent.to)? < extent.to {
                 self.sync_of_others(&source)?;
             }
         }
@@ -204,18 +206,21 @@ impl Store {
         let key = SessionKey { project: header.project.clone(), session: header.session.clone() };
         // One that cannot be read, not being written this moment, may have said so.
         let poisoned = || {
-            let note = (0..3).find_map(|_| Note::read(disk, &marker));
+            let note = Note::read(disk, &marker);
             disk.stat(&marker).is_ok() && note.is_none_or(|note| note.doubts(header.uid))
         };
         if poisoned() {
-            match self.put_in_order(&key, true) {
+            let side = header.side.as_ref().map(|side| &side.name);
+            match Session::open(self, &key, side, OpenOptions::default()).and_then(|session| session.close()) {
                 // Who has it open has yet to notice.
                 Err(Error::Locked { .. }) => return Err(Error::Poisoned { path: source.path.clone() }),
                 done => done?,
             }
         } else if let Err(error) = source.file.sync() {
-            Note::poison(disk, &marker, &key, self.now());
-            return Err(Error::io("sync", &source.path, error));
+            if let Ok(presence) = Presence::join(self.disk(), &marker, &key, PATIENCE, self.now()) {
+                presence.poison(&key, self.now());
+            }
+            return Err(Error::Io { op: "sync", path: source.path.clone(), source: error });
         }
         // Asked after the sync, too: it succeeds just after one that failed.
         if poisoned() { Err(Error::Poisoned { path: source.path.clone() }) } else { Ok(()) }

@@ -21,7 +21,7 @@ use crate::log::ends::{self, Seen};
 use crate::log::files::FilesRecord;
 use crate::log::large;
 use crate::log::lineage::Lineage;
-use crate::log::recover::quarantine;
+use crate::log::recover::{put_back, quarantine};
 use crate::log::transcript::Transcript;
 use crate::log::walk::{Walk, Walked};
 use crate::parallel;
@@ -350,6 +350,9 @@ impl Store {
         let presence = Presence::join(self.disk(), &marker, key, PATIENCE, self.now())?;
         let lock = WriteLock::open(disk, path)?;
         lock.take(Duration::ZERO, true)?;
+        if presence.is_poisoned() {
+            put_back(disk, transcript)?;
+        }
         let mut checked = Checked {
             path: path.clone(),
             session: None,
@@ -392,7 +395,11 @@ impl Store {
             );
             let io = |error| Error::io("write", path, error);
             let written = transcript.file.write_at(&bytes, end).and_then(|()| transcript.file.sync());
-            written.inspect_err(|_| presence.poison(key, self.now())).map_err(io)?;
+            written
+                .inspect_err(|_| {
+                    presence.poison(key, self.now());
+                })
+                .map_err(io)?;
         }
         // The marker stays for whoever publishes the session: a writer that died may have left more than the index shows.
         drop(presence);

@@ -147,6 +147,44 @@ fn a_fork_puts_a_parent_in_order_whose_marker_cannot_be_read() {
     assert!(matches!(fork("c"), Err(Error::Poisoned { .. })));
 }
 
+/// What a fork has of its ancestors was synced before it was made: it needs none of them again.
+#[test]
+fn a_fork_of_a_fork_asks_nothing_of_an_ancestor_whose_sync_failed() {
+    let disk = SimDisk::new(9);
+    let store = open_store(&disk.process(), 1).expect("a store");
+    let fork = |of, name| store.fork(&key(of), &At::Head, NewSession::named(key(name)));
+    let a = store.create(NewSession::named(key("a"))).expect("created");
+    a.append(&1).expect("there is room");
+    fork("a", "b").expect("forked").close().expect("closed");
+    a.append(&2).expect("there is room");
+    disk.add_fault(Fault::at(1, What::LoseDirty(Errno::Io)).on(SimOp::Sync).in_path("projects/p/a/transcript.jsonl"));
+    a.sync().expect_err("the sync fails");
+    disk.clear_faults();
+    fork("b", "c").expect("its ancestor does not matter").close().expect("closed");
+    let store = open_store(&disk.after(Cut::Nothing).process(), 2).expect("a store");
+    assert_eq!(records(&store.read(&key("c")).expect("there")).expect("sound").len(), 1);
+}
+
+/// Only the transcript that is forked must be in order.
+#[test]
+fn a_fork_does_not_wait_for_a_side_that_is_open() {
+    let disk = SimDisk::new(9);
+    let store = open_store(&disk.process(), 1).expect("a store");
+    let (main, side) =
+        (store.create(NewSession::named(key("a"))).expect("created"), "s".parse::<SideName>().expect("a name"));
+    let worker = store.side(&key("a"), &side, OpenOptions::default()).expect("created");
+    main.append(&1).expect("there is room");
+    disk.add_fault(Fault::at(1, What::LoseDirty(Errno::Io)).on(SimOp::Sync).in_path("transcript.jsonl"));
+    main.sync().expect_err("the sync fails");
+    disk.clear_faults();
+    drop(main);
+    let fork = store.fork(&key("a"), &At::Head, NewSession::named(key("b"))).expect("put in order");
+    fork.close().expect("closed");
+    worker.append(&2).expect("it goes on");
+    let store = open_store(&disk.after(Cut::Nothing).process(), 2).expect("a store");
+    assert_eq!(records(&store.read(&key("b")).expect("there")).expect("sound").len(), 1);
+}
+
 /// The main transcript was closed in order and took the marker away, which was all that told of the side transcript's failed sync.
 #[test]
 fn a_side_whose_sync_failed_is_remembered_when_the_main_one_is_closed() {
