@@ -501,6 +501,56 @@ fn a_rewind_of_both_that_is_killed_anywhere_is_whole() {
     println!("rewind killed at {} places: {done} carried on, {undone} as before", done + undone - 1);
 }
 
+/// The journal says whose the rewind is: who opens the directory next carries it on, in that one's conversation.
+#[test]
+fn a_rewind_that_is_killed_anywhere_is_carried_on_by_another_session_of_the_directory() {
+    for deleted in [false, true] {
+        let mut carried = 0;
+        for calls in (0..).step_by(if deleted { 5 } else { 1 }) {
+            let place = Place::new();
+            let mut images = Vec::new();
+            {
+                let store = place.store();
+                let session = store.create(NewSession::named(key("a"))).expect("created");
+                let files = session.files(place.work()).expect("opened");
+                for n in 0..3 {
+                    turn(&place, &session, &files, n);
+                    images.push(place.image());
+                }
+            }
+            let fuse = Fuse::after(calls);
+            let disk = Arc::new(Through(fuse.clone()));
+            let store = Store::options().disk(disk).existing().open(place.dir.path().join("store")).expect("opens");
+            let workspace = OsWorkspace::open(&place.work()).expect("opened");
+            let workspace = FusedWorkspace { workspace, fuse: fuse.clone() };
+            let result = store.session(&key("a")).and_then(|session| {
+                let files = session.files_of(Arc::new(workspace), ScanOptions::default())?;
+                files.rewind(&seq(0), Scope::Both, &normal()).map(drop)
+            });
+            drop(store);
+            let store = place.store();
+            if deleted {
+                store.delete(&key("a")).expect("deleted");
+            }
+            let other = store.create(NewSession::named(key("other"))).expect("created");
+            let _files = other.files(place.work()).expect("carried on");
+            assert!(pending(&OsDisk, &place.dir.path().join("store/journals")).expect("listed").is_empty());
+            let moved = place.image() == images[0];
+            assert!(moved || place.image() == images[2], "after {calls} calls");
+            if !deleted {
+                let len = conversation(&store, "a").len();
+                assert_eq!(len, if moved { 1 } else { 3 }, "files and conversation agree after {calls} calls");
+            }
+            assert!(moved || result.is_err(), "what was acknowledged stays");
+            carried += u32::from(moved && result.is_err());
+            if !fuse.blown() {
+                break;
+            }
+        }
+        assert!(carried > if deleted { 2 } else { 10 }, "{carried}");
+    }
+}
+
 #[test]
 fn an_undo_that_is_killed_anywhere_is_whole() {
     let undo = |files: &SessionFiles<'_>| files.undo(&normal()).map(drop);

@@ -153,6 +153,44 @@ fn an_index_answers_as_a_plain_list_does() {
 }
 
 #[test]
+fn what_was_removed_stays_away_while_its_removal_moves_from_run_to_run() {
+    let root = tempfile::tempdir().unwrap();
+    let handle = new_index(root.path());
+    // So many that folding leaves their run alone, and the removals have to be kept beside it.
+    let first: Vec<_> = (0..30_000).map(sample).collect();
+    handle.rebuild([3; 16], first.iter().cloned().map(Ok)).unwrap();
+    let mut model: Model = first.into_iter().map(|entry| (entry.uid, entry)).collect();
+    for round in 0..4 {
+        let from = 400 + round * 60;
+        let gone: Vec<_> = (from..from + 60).map(|n| sample(n).uid).collect();
+        model.retain(|uid, _| !gone.contains(uid));
+        handle.remove(&gone).unwrap();
+        // One comes back, and in the next round it goes again.
+        let mut entries = vec![version(from, 2000)];
+        if let Some(before) = from.checked_sub(60).filter(|before| *before >= 400) {
+            model.remove(&sample(before).uid);
+            handle.remove(&[sample(before).uid]).unwrap();
+        }
+        entries.extend((0..200).map(|n| version(n * 2, 2000 + round * 200 + n)));
+        for entry in entries {
+            model.insert(entry.uid, entry.clone());
+            handle.publish(&[entry]).unwrap();
+        }
+        for index in [&handle, &index(root.path())] {
+            let view = view(index);
+            for n in 0..700 {
+                let uid = sample(n).uid;
+                assert_eq!(view.by_uid(uid).unwrap().as_ref(), model.get(&uid), "{n} in round {round}");
+            }
+            let listed = view.list(&all(), None, model.len() + 1, None).unwrap().entries;
+            assert!(listed == expected(&model, &all()), "the list in round {round}");
+        }
+    }
+    let names = fs::read_dir(root.path().join("index")).unwrap().map(|e| e.unwrap().file_name());
+    assert!(names.filter(|name| name.to_str().unwrap().starts_with("run-")).count() >= 2);
+}
+
+#[test]
 fn a_session_that_changes_between_pages_moves_and_no_other_does() {
     let root = tempfile::tempdir().unwrap();
     let index = new_index(root.path());
