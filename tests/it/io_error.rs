@@ -430,7 +430,7 @@ fn a_bit_that_is_read_wrong_while_an_ancestor_is_copied_costs_no_record() {
 fn handles_go_on_after_a_failure_or_say_that_they_cannot() {
     let mut tally = Tally::default();
     for kind in 0..FaultCase::KINDS {
-        Unit::Faults(kind).run(251, &mut tally).unwrap_or_else(|wrong| panic!("{wrong}"));
+        Unit::Faults(kind).run(401, &mut tally).unwrap_or_else(|wrong| panic!("{wrong}"));
     }
     eprintln!("{tally:?}");
 }
