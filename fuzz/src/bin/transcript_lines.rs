@@ -30,7 +30,11 @@ fn main() {
                 (Ok(_), Err(Verdict::Damage { reason: Reason::Payload | Reason::Move, .. })) => true,
                 (Err(error), Err(verdict)) => match verdict {
                     Verdict::NoSession => error.kind() == Kind::NotFound,
-                    Verdict::Newer { .. } => error.kind() == Kind::Newer,
+                    // What the engine finds before that is a head move which a reader need not check.
+                    Verdict::Newer { at, .. } => match error {
+                        Error::Corrupt { at: before, .. } => before.get() < *at,
+                        error => error.kind() == Kind::Newer,
+                    },
                     // One finds the damage first, the other what is newer.
                     Verdict::Lineage { .. } | Verdict::Damage { .. } => {
                         matches!(error.kind(), Kind::Data | Kind::Newer)
