@@ -427,35 +427,47 @@ fn gc_keeps_what_undo_needs_and_frees_what_nothing_does() {
     assert_eq!(place.image(), last);
 }
 
+/// A session `a` with three turns; returns what the workspace was after each.
+fn three_turns(place: &Place) -> Vec<BTreeMap<PathBuf, Vec<u8>>> {
+    let store = place.store();
+    let session = store.create(NewSession::named(key("a"))).expect("created");
+    let files = session.files(place.work()).expect("opened");
+    let images = (0..3).map(|n| {
+        turn(place, &session, &files, n);
+        place.image()
+    });
+    images.collect()
+}
+
+/// Does `step` with the files of session `a` until the fuse blows.
+fn until_blown(
+    place: &Place,
+    fuse: &Fuse,
+    step: impl Fn(&SessionFiles<'_>) -> forklog::Result<()>,
+) -> forklog::Result<()> {
+    let disk = Arc::new(Through(fuse.clone()));
+    let store = Store::options().disk(disk).existing().open(place.dir.path().join("store")).expect("opens");
+    let workspace = OsWorkspace::open(&place.work()).expect("opened");
+    let workspace = FusedWorkspace { workspace, fuse: fuse.clone() };
+    store.session(&key("a")).and_then(|session| {
+        let files = session.files_of(Arc::new(workspace), ScanOptions::default())?;
+        step(&files)
+    })
+}
+
 /// Kills `step` after every number of calls that change anything, and looks at what the next one finds.
 fn kill_everywhere(step: impl Fn(&SessionFiles<'_>) -> forklog::Result<()>, before: u64, after: u64) -> (u32, u32) {
     let (mut done, mut undone) = (0, 0);
     for calls in 0.. {
         let place = Place::new();
-        let images = {
-            let store = place.store();
-            let session = store.create(NewSession::named(key("a"))).expect("created");
+        let images = three_turns(&place);
+        if before < 3 {
+            let session = place.store().session(&key("a")).expect("opened");
             let files = session.files(place.work()).expect("opened");
-            let mut images = Vec::new();
-            for n in 0..3 {
-                turn(&place, &session, &files, n);
-                images.push(place.image());
-            }
-            if before < 3 {
-                files.rewind(&seq(before - 1), Scope::Both, &normal()).expect("rewound");
-            }
-            images
-        };
+            files.rewind(&seq(before - 1), Scope::Both, &normal()).expect("rewound");
+        }
         let fuse = Fuse::after(calls);
-        let disk = Arc::new(Through(fuse.clone()));
-        let store = Store::options().disk(disk).existing().open(place.dir.path().join("store")).expect("opens");
-        let workspace =
-            FusedWorkspace { workspace: OsWorkspace::open(&place.work()).expect("opened"), fuse: fuse.clone() };
-        let result = store.session(&key("a")).and_then(|session| {
-            let files = session.files_of(Arc::new(workspace), ScanOptions::default())?;
-            step(&files)
-        });
-        drop(store);
+        let result = until_blown(&place, &fuse, &step);
         let store = place.store();
         store.gc(false).expect("collected");
         let session = store.session(&key("a")).expect("the conversation opens all the same");
@@ -508,26 +520,9 @@ fn a_rewind_that_is_killed_anywhere_is_carried_on_by_another_session_of_the_dire
         let mut carried = 0;
         for calls in (0..).step_by(if deleted { 5 } else { 1 }) {
             let place = Place::new();
-            let mut images = Vec::new();
-            {
-                let store = place.store();
-                let session = store.create(NewSession::named(key("a"))).expect("created");
-                let files = session.files(place.work()).expect("opened");
-                for n in 0..3 {
-                    turn(&place, &session, &files, n);
-                    images.push(place.image());
-                }
-            }
+            let images = three_turns(&place);
             let fuse = Fuse::after(calls);
-            let disk = Arc::new(Through(fuse.clone()));
-            let store = Store::options().disk(disk).existing().open(place.dir.path().join("store")).expect("opens");
-            let workspace = OsWorkspace::open(&place.work()).expect("opened");
-            let workspace = FusedWorkspace { workspace, fuse: fuse.clone() };
-            let result = store.session(&key("a")).and_then(|session| {
-                let files = session.files_of(Arc::new(workspace), ScanOptions::default())?;
-                files.rewind(&seq(0), Scope::Both, &normal()).map(drop)
-            });
-            drop(store);
+            let result = until_blown(&place, &fuse, |files| files.rewind(&seq(0), Scope::Both, &normal()).map(drop));
             let store = place.store();
             if deleted {
                 store.delete(&key("a")).expect("deleted");
@@ -879,26 +874,9 @@ fn a_rewind_is_carried_on_where_the_workspace_has_been_moved_to() {
     let mut carried = 0;
     for calls in (0..).step_by(2) {
         let place = Place::new();
-        let mut images = Vec::new();
-        {
-            let store = place.store();
-            let session = store.create(NewSession::named(key("a"))).expect("created");
-            let files = session.files(place.work()).expect("opened");
-            for n in 0..3 {
-                turn(&place, &session, &files, n);
-                images.push(place.image());
-            }
-        }
+        let images = three_turns(&place);
         let fuse = Fuse::after(calls);
-        let disk = Arc::new(Through(fuse.clone()));
-        let store = Store::options().disk(disk).existing().open(place.dir.path().join("store")).expect("opens");
-        let workspace =
-            FusedWorkspace { workspace: OsWorkspace::open(&place.work()).expect("opened"), fuse: fuse.clone() };
-        let _ = store.session(&key("a")).and_then(|session| {
-            let files = session.files_of(Arc::new(workspace), ScanOptions::default())?;
-            files.rewind(&seq(0), Scope::Both, &normal())
-        });
-        drop(store);
+        let _ = until_blown(&place, &fuse, |files| files.rewind(&seq(0), Scope::Both, &normal()).map(drop));
         let began = fs::read_dir(place.work())
             .expect("listed")
             .any(|entry| entry.expect("read").file_name().to_string_lossy().starts_with(".forklog-stage-"));

@@ -14,6 +14,20 @@ use forklog::{Error, ObjectId, ObjectKind};
 use forklog_sim::through::Through;
 use forklog_sim::{Cut, Errno, Fault, Op, SimDisk, What};
 
+/// A simulated disk with a directory for a store that survives power cuts.
+fn sim() -> SimDisk {
+    let disk = SimDisk::new(1);
+    let process = disk.process();
+    process.create_dir(Path::new("/store")).expect("made");
+    process.sync_dir(Path::new("/")).expect("synced");
+    disk
+}
+
+/// The objects on it, as a process of their own sees them.
+fn on(disk: &SimDisk) -> ObjectStore {
+    store(Arc::new(disk.process()), Path::new("/store"))
+}
+
 fn content(n: u32) -> Vec<u8> {
     let line = format!("object {n}, a line that repeats itself often enough to be worth compressing\n");
     line.repeat(1 + n as usize % 7).into_bytes()
@@ -163,14 +177,12 @@ fn many_objects_get_an_index_that_can_be_lost_or_damaged() {
 /// What an index says is not read from the pack again, and what is appended behind it is found beside it.
 #[test]
 fn an_index_spares_reading_the_heads_of_its_pack() {
-    let disk = SimDisk::new(1);
-    let open = |disk: &SimDisk| common::store(Arc::new(disk.process()), Path::new("/store"));
-    disk.put(Path::new("/store/here"), Some(b"")).expect("made");
-    let mut ids = put_all(&open(&disk), 0..1500).expect("put");
+    let disk = sim();
+    let mut ids = put_all(&on(&disk), 0..1500).expect("put");
     let index = disk.tree().into_iter().map(|(path, _)| path).find(|path| path.extension().is_some_and(|e| e == "idx"));
     let index = index.expect("an index");
     let cost = |disk: &SimDisk, n: u32, id: ObjectId| {
-        let (store, before) = (open(disk), disk.counts());
+        let (store, before) = (on(disk), disk.counts());
         assert_eq!(get(&store, id).expect("there"), content(n));
         disk.counts().since(&before).bytes_read
     };
@@ -179,13 +191,13 @@ fn an_index_spares_reading_the_heads_of_its_pack() {
     let (with, without) = (cost(&disk, 7, ids[&7]), cost(&without, 7, ids[&7]));
     assert!(with < 1 << 14 && 10 * with < without, "{with} bytes with an index, {without} without");
 
-    ids.extend(put_all(&open(&disk), 1500..1510).expect("put"));
-    let store = open(&disk);
+    ids.extend(put_all(&on(&disk), 1500..1510).expect("put"));
+    let store = on(&disk);
     assert!(ids.iter().all(|(n, id)| get(&store, *id).expect("there") == content(*n)));
     assert!(store.verify().expect("readable").is_empty());
     ids.retain(|n, _| n % 2 == 0);
     store.gc(|| Ok(ids.values().copied().map(Root::Blob).collect())).expect("collected");
-    for store in [store, open(&disk)] {
+    for store in [store, on(&disk)] {
         assert!(ids.iter().all(|(n, id)| get(&store, *id).expect("there") == content(*n)));
     }
 }
@@ -193,14 +205,12 @@ fn an_index_spares_reading_the_heads_of_its_pack() {
 /// A pack is ended at 64 MiB, within a batch too, and gets its index then.
 #[test]
 fn what_is_more_than_a_pack_holds_goes_into_the_next() {
-    let disk = SimDisk::new(1);
-    disk.put(Path::new("/store/here"), Some(b"")).expect("made");
-    let open = |disk: &SimDisk| common::store(Arc::new(disk.process()), Path::new("/store"));
+    let disk = sim();
     let noise = |n: u64| -> Vec<u8> {
         let mut rng = forklog_sim::Rng::new(n);
         (0..1 << 17).flat_map(|_| rng.bits().to_le_bytes()).collect()
     };
-    let store = open(&disk);
+    let store = on(&disk);
     let batch = store.begin().expect("begun");
     let ids: Vec<_> = (0..70).map(|n| batch.put(ObjectKind::Blob, &noise(n)).expect("put")).collect();
     batch.sync().expect("synced");
@@ -210,14 +220,14 @@ fn what_is_more_than_a_pack_holds_goes_into_the_next() {
     };
     assert_eq!((count(&disk, "pack"), count(&disk, "idx")), (2, 1));
     let cut = disk.after(Cut::Nothing);
-    for store in [store, open(&disk), open(&cut)] {
+    for store in [store, on(&disk), on(&cut)] {
         for (n, id) in (0..).zip(&ids) {
             assert!(get(&store, *id).expect("there") == noise(n), "object {n} is another one");
         }
         assert!(store.verify().expect("readable").is_empty());
     }
     // The full one is not gone on with.
-    put_all(&open(&disk), 0..10).expect("put");
+    put_all(&on(&disk), 0..10).expect("put");
     assert_eq!(count(&disk, "pack"), 2);
 }
 
@@ -404,39 +414,31 @@ fn a_live_tree_that_cannot_be_read_stops_gc() {
 /// The directory was made and its name not synced; the next who begins finds it there.
 #[test]
 fn objects_survive_although_syncing_their_directorys_name_failed_once() {
-    let disk = SimDisk::new(1);
-    let process = disk.process();
-    let place = Path::new("/store");
-    process.create_dir(place).expect("made");
-    process.sync_dir(Path::new("/")).expect("synced");
-    let store = common::store(Arc::new(process), place);
+    let disk = sim();
+    let store = on(&disk);
     disk.add_fault(Fault::at(1, What::Fail(Errno::Io)).on(Op::SyncDir));
     assert!(store.begin().is_err());
     let batch = store.begin().expect("begun");
     let id = batch.put(ObjectKind::Blob, b"content").expect("put");
     batch.sync().expect("synced");
-    let store = common::store(Arc::new(disk.after(Cut::Nothing).process()), place);
+    let store = on(&disk.after(Cut::Nothing));
     assert_eq!(store.get(ObjectKind::Blob, id, 100).expect("there"), b"content");
 }
 
 /// What a failed sync has dropped may hold the mark that the sync before it left: whoever went on behind it would promise that.
 #[test]
 fn nobody_goes_on_behind_a_mark_that_a_failed_sync_may_have_lost() {
-    let disk = SimDisk::new(1);
-    let process = disk.process();
-    let place = Path::new("/store");
-    process.create_dir(place).expect("made");
-    process.sync_dir(Path::new("/")).expect("synced");
-    let first = common::store(Arc::new(process), place);
+    let disk = sim();
+    let first = on(&disk);
     let mut ids = put_all(&first, 0..3).expect("put");
     disk.add_fault(Fault::at(1, What::LoseDirty(Errno::Io)).on(Op::Sync).in_path(".pack"));
     assert!(put_all(&first, 3..6).is_err());
     ids.extend(put_all(&first, 6..9).expect("the disk is well again"));
     drop(first);
-    let second = common::store(Arc::new(disk.process()), place);
+    let second = on(&disk);
     ids.extend(put_all(&second, 9..12).expect("put"));
     for cut in [Cut::Nothing, Cut::Everything] {
-        let store = common::store(Arc::new(disk.after(cut).process()), place);
+        let store = on(&disk.after(cut));
         let damaged = store.verify().expect("readable");
         assert!(damaged.is_empty(), "{cut:?}: {damaged:?}");
         for (n, id) in &ids {
@@ -448,15 +450,11 @@ fn nobody_goes_on_behind_a_mark_that_a_failed_sync_may_have_lost() {
 /// A frame whose head was misread looks like one that is not there.
 #[test]
 fn a_bit_that_is_read_wrong_once_hides_no_object() {
-    let disk = SimDisk::new(1);
-    let process = disk.process();
-    let place = Path::new("/store");
-    process.create_dir(place).expect("made");
-    process.sync_dir(Path::new("/")).expect("synced");
-    let ids = put_all(&common::store(Arc::new(process), place), 0..5).expect("put");
+    let disk = sim();
+    let ids = put_all(&on(&disk), 0..5).expect("put");
     for n in 1.. {
         let copy = disk.after(Cut::Everything);
-        let store = common::store(Arc::new(copy.process()), place);
+        let store = on(&copy);
         copy.add_fault(Fault::at(n, What::FlipBit).on(Op::Read).in_path(".pack"));
         let adopted = put_all(&store, [9]);
         if copy.fault_hits() == 0 {
@@ -475,15 +473,11 @@ fn a_bit_that_is_read_wrong_once_hides_no_object() {
 /// A head that was misread hides its object from gc, too, which would have removed its pack.
 #[test]
 fn gc_removes_no_pack_of_which_it_has_misread_a_head() {
-    let disk = SimDisk::new(1);
-    let process = disk.process();
-    let place = Path::new("/store");
-    process.create_dir(place).expect("made");
-    process.sync_dir(Path::new("/")).expect("synced");
-    let ids = put_all(&common::store(Arc::new(process), place), 0..5).expect("put");
+    let disk = sim();
+    let ids = put_all(&on(&disk), 0..5).expect("put");
     for n in 1.. {
         let copy = disk.after(Cut::Everything);
-        let store = common::store(Arc::new(copy.process()), place);
+        let store = on(&copy);
         copy.add_fault(Fault::at(n, What::FlipBit).on(Op::Read).in_path(".pack"));
         store.begin().map(drop).expect("begun");
         if copy.fault_hits() == 0 {
@@ -500,17 +494,13 @@ fn gc_removes_no_pack_of_which_it_has_misread_a_head() {
 /// The promise of the last batch before a crash was never written: what stands behind the promise may be live.
 #[test]
 fn gc_stops_at_a_live_object_that_cannot_be_read_behind_the_promise_too() {
-    let disk = SimDisk::new(1);
-    let process = disk.process();
-    let place = Path::new("/store");
-    process.create_dir(place).expect("made");
-    process.sync_dir(Path::new("/")).expect("synced");
-    let ids = put_all(&common::store(Arc::new(process), place), 0..5).expect("put");
+    let disk = sim();
+    let ids = put_all(&on(&disk), 0..5).expect("put");
     let disk = disk.after(Cut::Nothing);
     let pack = disk.tree().into_iter().map(|(path, _)| path).find(|path| path.extension().is_some_and(|e| e == "pack"));
     let pack = pack.expect("a pack");
     disk.damage(&pack, |bytes| bytes[32 + 72 + 5] ^= 1).expect("damaged");
-    let store = common::store(Arc::new(disk.process()), place);
+    let store = on(&disk);
     let live = ids.values().copied().find(|id| get(&store, *id).is_err()).expect("one is damaged");
     store.gc(|| Ok(vec![Root::Blob(live)])).expect_err("it is live, and cannot be copied");
     assert!(disk.peek(&pack).is_ok(), "what may be mended is still there");

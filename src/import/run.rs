@@ -9,8 +9,8 @@ use super::{Bad, Line, Lines, Source};
 use crate::disk::{File, How};
 use crate::error::{Error, Kind, Result};
 use crate::ids::{SessionKey, Uid};
-use crate::log::lineage::{Layout, session_dir};
-use crate::log::recover::{make_dirs, stem};
+use crate::log::lineage::Layout;
+use crate::log::recover::{make_dirs, quarantine_of, stem};
 use crate::session::{Appended, NewRecord, OpenOptions, Session};
 use crate::store::{NewSession, Progress, Store};
 use crate::time::Timestamp;
@@ -295,7 +295,7 @@ impl Kept {
     /// Moves the file into the quarantine of the session of `transcript`. The same lines get the same name.
     fn settle(self, store: &Store, transcript: &Path) -> Result<()> {
         let disk = &**store.disk();
-        let dir = session_dir(transcript).join("quarantine");
+        let dir = quarantine_of(transcript);
         make_dirs(disk, &dir)?;
         let kept = dir.join(format!("{}-{:012x}-{:08x}.bad", stem(transcript), self.len, self.sum.finalize()));
         let io = |error| Error::io("write", &kept, error);

@@ -44,6 +44,11 @@ impl Note {
         Self { format: crate::format::VERSION, project, session, poisoned: false, settled: Vec::new(), known: None }
     }
 
+    /// That a sync or cut of a transcript failed, and nothing else.
+    pub(crate) fn poisoned(key: &SessionKey) -> Self {
+        Self { poisoned: true, ..Self::new(key) }
+    }
+
     pub(crate) fn key(&self) -> SessionKey {
         SessionKey { project: self.project.clone(), session: self.session.clone() }
     }

@@ -98,7 +98,7 @@ fn write_anew(disk: &dyn Disk, transcript: &Transcript, from: Link, to: u64) -> 
     file.write_at(&bytes, from.end).map_err(|error| Error::io("write", path, error))?;
     sync(transcript)?;
     disk.remove_file(&kept).map_err(|error| Error::io("remove", &kept, error))?;
-    let dir = session_dir(path).join("quarantine");
+    let dir = quarantine_of(path);
     disk.sync_dir(&dir).map_err(|error| Error::io("sync", &dir, error))
 }
 
@@ -109,7 +109,7 @@ fn write_anew(disk: &dyn Disk, transcript: &Transcript, from: Link, to: u64) -> 
 /// [`Error::Full`] and [`Error::Io`]; then it can be done again.
 pub(crate) fn put_back(disk: &dyn Disk, transcript: &Transcript) -> Result<()> {
     let (file, path) = (&transcript.file, &transcript.path);
-    let dir = session_dir(path).join("quarantine");
+    let dir = quarantine_of(path);
     let names = match disk.list(&dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         names => names.map_err(|error| Error::io("list", &dir, error))?,
@@ -200,7 +200,7 @@ pub(crate) fn quarantine(
 /// Keeps bytes that stood at `from` in the quarantine of the transcript's session, synced. Returns where.
 fn keep(disk: &dyn Disk, transcript: &Transcript, from: u64, bytes: &[u8], extension: &str) -> Result<PathBuf> {
     let path = &transcript.path;
-    let dir = session_dir(path).join("quarantine");
+    let dir = quarantine_of(path);
     let name = format!("{}-{from:012x}-{}.{extension}", stem(path), line::crc32(bytes));
     let kept = dir.join(name);
     let io = |source| Error::io("write", &kept, source);
@@ -219,6 +219,11 @@ fn read(file: &dyn File, from: u64, to: u64) -> io::Result<Vec<u8>> {
     let got = file.read_at(&mut bytes, from)?;
     bytes.truncate(got);
     Ok(bytes)
+}
+
+/// Where bytes of a transcript are kept that do not count.
+pub(crate) fn quarantine_of(transcript: &Path) -> PathBuf {
+    session_dir(transcript).join("quarantine")
 }
 
 /// What a transcript's file is called in quarantine.

@@ -73,25 +73,21 @@ impl Presence {
 
     /// Says that a sync or cut of a transcript failed, and whether that could be said.
     pub(crate) fn poison(&self, key: &SessionKey, now: Timestamp) -> bool {
-        let note = Note { poisoned: true, ..Note::new(key) };
-        self.lock.file().write_at(&note.encode(Vec::new(), now), 0).is_ok()
+        self.lock.file().write_at(&Note::poisoned(key).encode(Vec::new(), now), 0).is_ok()
     }
 
     /// Says that a transcript was put in order since something failed. Where that cannot be said, its forks are refused.
     pub(crate) fn settled(&mut self, key: &SessionKey, transcript: Uid, now: Timestamp) {
-        let mut note = Note::of(self.lock.file()).unwrap_or_else(|| Note { poisoned: true, ..Note::new(key) });
+        let mut note = self.note(key);
         if note.doubts(transcript) {
             note.settled.push(transcript);
             let _ = self.write(&note, now);
         }
     }
 
-    /// What the marker says of failures, with nothing else: what a new note must say too.
-    pub(crate) fn failures(&self, key: &SessionKey) -> Note {
-        match Note::of(self.lock.file()) {
-            Some(note) => Note { known: None, ..note },
-            None => Note { poisoned: true, ..Note::new(key) },
-        }
+    /// What the marker says; one that cannot be read may have said that something failed.
+    pub(crate) fn note(&self, key: &SessionKey) -> Note {
+        Note::of(self.lock.file()).unwrap_or_else(|| Note::poisoned(key))
     }
 
     /// Writes the marker in place. What a reader finds torn is no note.

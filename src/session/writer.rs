@@ -735,8 +735,8 @@ impl Core {
             let known = self.known(writer);
             if let Some(presence) = &mut writer.presence {
                 // Another writer's sync may have failed.
-                let failures = if presence.is_poisoned() { presence.failures(&self.key) } else { Note::new(&self.key) };
-                presence.write(&Note { known, ..failures }, self.store.now())?;
+                let note = if presence.is_poisoned() { presence.note(&self.key) } else { Note::new(&self.key) };
+                presence.write(&Note { known, ..note }, self.store.now())?;
             }
         }
         Ok(())

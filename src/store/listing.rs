@@ -275,7 +275,7 @@ impl Store {
         }
         for (path, mut presence) in alone {
             if let Some(key) = marked.get(path) {
-                presence.write(&Note { poisoned: true, ..Note::new(key) }, self.now())?;
+                presence.write(&Note::poisoned(key), self.now())?;
                 continue;
             }
             // That the index does not name it may be in memory only.

@@ -393,13 +393,11 @@ impl Store {
                 synced,
                 &control::encode(&Repair { gaps }),
             );
-            let io = |error| Error::io("write", path, error);
             let written = transcript.file.write_at(&bytes, end).and_then(|()| transcript.file.sync());
-            written
-                .inspect_err(|_| {
-                    presence.poison(key, self.now());
-                })
-                .map_err(io)?;
+            written.map_err(|error| {
+                presence.poison(key, self.now());
+                Error::io("write", path, error)
+            })?;
         }
         // The marker stays for whoever publishes the session: a writer that died may have left more than the index shows.
         drop(presence);

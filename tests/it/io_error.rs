@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use forklog::disk::{Disk, How};
-use forklog::{At, Durability, Error, Kind, NewSession, OpenOptions, Sharing, SideName};
+use forklog::{At, Durability, Error, Kind, NewSession, OpenOptions, Session, Sharing, SideName, Store};
 use forklog_sim::{Cut, Errno, Fault, Op as SimOp, Points, SimDisk, What, derive};
 use forklog_soak::model::Which;
 use forklog_soak::{
@@ -165,14 +165,20 @@ fn a_fork_of_a_fork_asks_nothing_of_an_ancestor_whose_sync_failed() {
     assert_eq!(records(&store.read(&key("c")).expect("there")).expect("sound").len(), 1);
 }
 
+/// A session with a side transcript, both open for append, and what the side is called.
+fn main_and_side(store: &Store) -> (Session, Session, SideName) {
+    let (main, side) =
+        (store.create(NewSession::named(key("a"))).expect("created"), "s".parse::<SideName>().expect("a name"));
+    let worker = store.side(&key("a"), &side, OpenOptions::default()).expect("created");
+    (main, worker, side)
+}
+
 /// Only the transcript that is forked must be in order.
 #[test]
 fn a_fork_does_not_wait_for_a_side_that_is_open() {
     let disk = SimDisk::new(9);
     let store = open_store(&disk.process(), 1).expect("a store");
-    let (main, side) =
-        (store.create(NewSession::named(key("a"))).expect("created"), "s".parse::<SideName>().expect("a name"));
-    let worker = store.side(&key("a"), &side, OpenOptions::default()).expect("created");
+    let (main, worker, _) = main_and_side(&store);
     main.append(&1).expect("there is room");
     disk.add_fault(Fault::at(1, What::LoseDirty(Errno::Io)).on(SimOp::Sync).in_path("transcript.jsonl"));
     main.sync().expect_err("the sync fails");
@@ -190,9 +196,7 @@ fn a_fork_does_not_wait_for_a_side_that_is_open() {
 fn a_side_whose_sync_failed_is_remembered_when_the_main_one_is_closed() {
     let disk = SimDisk::new(9);
     let store = open_store(&disk.process(), 1).expect("a store");
-    let (main, side) =
-        (store.create(NewSession::named(key("a"))).expect("created"), "s".parse::<SideName>().expect("a name"));
-    let worker = store.side(&key("a"), &side, OpenOptions::default()).expect("created");
+    let (main, worker, side) = main_and_side(&store);
     worker.append(&1).expect("there is room");
     disk.add_fault(Fault::at(1, What::LoseForGood(Errno::Io)).on(SimOp::Sync).in_path("side"));
     worker.sync().expect_err("the sync fails");
