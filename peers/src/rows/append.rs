@@ -21,6 +21,7 @@ fn everybody() -> Vec<Box<dyn Peer>> {
         Box::new(Forklog(How::Raw)),
         Box::new(Forklog(How::Serialize)),
         Box::new(Forklog(How::Bytes)),
+        Box::new(Forklog(How::Ahead)),
         Box::new(Bare),
         Box::new(Jsonl),
         Box::new(Sqlite),
@@ -129,7 +130,8 @@ fn durable(
     peers: &[Box<dyn Peer>],
     payloads: &[Payload],
 ) -> Outcome {
-    let each = setting.size(8, 160, 320).max(threads).div_ceil(threads);
+    // Enough to use up the spaces that are laid ahead more than once.
+    let each = setting.size(8, 480, 960).max(threads).div_ceil(threads);
     let mut cases = Vec::new();
     let grouped = Grouped;
     let several: Option<(&dyn Peer, _)> = (threads > 1).then_some((&grouped, "one write, fdatasync a group"));
