@@ -39,6 +39,12 @@ impl Sample {
         Self::of(took.as_secs_f64())
     }
 
+    /// [`Sample::time`], the second time that it is done: what the side before has left in the caches does not count.
+    pub(crate) fn again<T>(mut work: impl FnMut() -> T) -> Self {
+        drop(work());
+        Self::time(work)
+    }
+
     /// The rate at which `work` goes through `bytes`.
     pub(crate) fn rate(bytes: u64, work: impl FnOnce()) -> Self {
         Self::of(bytes as f64 / Self::time(work).value)
@@ -157,6 +163,7 @@ pub(crate) fn quantile(values: &[f64], share: f64) -> f64 {
 }
 
 /// Runs every side once a round. Who begins changes from round to round, since what one leaves in caches helps or hinders the next.
+/// What a side has written is on the disk before the next one begins, whose syncs would have to wait for it.
 pub(crate) fn run(row: Row<'_>, rounds: usize, mut progress: impl FnMut(&str)) -> Outcome {
     let Row { id, what, unit, goal, mut cases } = row;
     let n = cases.len();
@@ -165,6 +172,7 @@ pub(crate) fn run(row: Row<'_>, rounds: usize, mut progress: impl FnMut(&str)) -
         for turn in 0..n {
             let index = (turn + round) % n;
             progress(&format!("{id}, round {} of {rounds}: {}", round + 1, cases[index].name));
+            rustix::fs::sync();
             samples[index].push((cases[index].run)(round));
         }
     }

@@ -37,7 +37,7 @@ const USAGE: &str = "usage: forklog-torture KIND... [--count N] [--seconds N] [-
   --seed S    what the workers do; the time of a blow is not the same twice
   --dir DIR   where stores are made; the directory for temporary files otherwise
   --disks DIR where file systems are made; memory (/dev/shm) otherwise
-  --fs NAME   ext4 or xfs
+  --fs NAME   ext4, xfs or btrfs
 
 What a machine cannot run (loop mounts need root, system calls strace) is named, and counts as not run.";
 

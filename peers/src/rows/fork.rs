@@ -48,14 +48,14 @@ fn make(setting: &Setting) -> Outcome {
     let small_store = store(&small.path().join("forklog"));
     let mut cases = vec![
         Case::new(format!("forklog, middle of {} MiB", large.mib), "synced", move |_| {
-            Sample::time(|| fork(&ours, half))
+            Sample::again(|| fork(&ours, half))
         }),
         Case::new(format!("forklog, record 10 of {} MiB", large.mib), "synced", move |_| {
-            Sample::time(|| fork(&other, 10))
+            Sample::again(|| fork(&other, 10))
         }),
         Case::new("forklog, middle of 1 MiB", "synced", move |_| {
             let _keep = &small;
-            Sample::time(|| fork(&small_store, 474))
+            Sample::again(|| fork(&small_store, 474))
         }),
     ];
     let jsonl = large.of(&Jsonl).join("0.jsonl");

@@ -99,7 +99,8 @@ fn last(setting: &Setting) -> Outcome {
     let run = |peer: &'static dyn Peer, log: Box<dyn crate::peers::Log>| {
         move |_: usize| {
             let mut count = 0;
-            let sample = Sample::time(|| {
+            let sample = Sample::again(|| {
+                count = 0;
                 log.last(0, LAST, &mut |payload| {
                     black_box(payload);
                     count += 1;
