@@ -78,6 +78,11 @@ impl<F: Deref<Target: File>> Scanner<F> {
         Self { file, link, to, buf, lo: 0, hi: 0, chunk: FIRST_CHUNK, last: Frame::default() }
     }
 
+    /// Ends the reading, and gives the buffer back.
+    pub(crate) fn into_buffer(self) -> Vec<u8> {
+        self.buf
+    }
+
     /// The link after the last line that was returned.
     #[inline]
     pub(crate) fn link(&self) -> Link {

@@ -28,8 +28,18 @@ pub(crate) enum Walked<'a> {
 
 impl Walk {
     pub(crate) fn new(source: Transcript, from: Link, to: u64) -> Self {
-        let scanner = Scanner::new(source.file.clone(), from, to);
+        Self::with_buffer(source, from, to, Vec::new())
+    }
+
+    /// [`Walk::new`] with a buffer that has been used before.
+    pub(crate) fn with_buffer(source: Transcript, from: Link, to: u64, buf: Vec<u8>) -> Self {
+        let scanner = Scanner::with_buffer(source.file.clone(), from, to, buf);
         Self { source, scanner }
+    }
+
+    /// Ends the reading, and gives the buffer back.
+    pub(crate) fn into_buffer(self) -> Vec<u8> {
+        self.scanner.into_buffer()
     }
 
     /// The file that is read.

@@ -350,6 +350,8 @@ pub struct Records {
     /// What is still to be read, nearest last.
     rest: Vec<Extent>,
     walk: Option<(Walk, u64)>,
+    /// The buffer, while there is no `walk`.
+    spare: Vec<u8>,
     /// Seq of the next record, and where reading starts when that is not the extent's start.
     next: u64,
     start: Option<Link>,
@@ -365,7 +367,19 @@ impl Records {
             None => (None, rest.last().map_or(0, |extent| extent.first)),
         };
         let (disk, objects) = (reader.store.disk().clone(), reader.store.objects().clone());
-        Self { disk, objects, content: Vec::new(), rest, walk: None, next, start, skip_to: 0, failed: false }
+        let (content, spare) = (Vec::new(), Vec::new());
+        Self { disk, objects, content, rest, walk: None, spare, next, start, skip_to: 0, failed: false }
+    }
+
+    /// Reads through a buffer that has been used before: one that held a long line need not grow again.
+    pub(crate) fn with_buffer(mut self, buf: Vec<u8>) -> Self {
+        self.spare = buf;
+        self
+    }
+
+    /// Ends the reading, and gives the buffer back.
+    pub(crate) fn into_buffer(self) -> Vec<u8> {
+        self.walk.map_or(self.spare, |(walk, _)| walk.into_buffer())
     }
 
     /// The next record, or `None` at the end.
@@ -415,7 +429,8 @@ impl Records {
                     extent.from
                 });
                 let source = extent.source.open(&*self.disk)?;
-                self.walk = Some((Walk::new(source, from, extent.to), extent.moved));
+                let buf = std::mem::take(&mut self.spare);
+                self.walk = Some((Walk::with_buffer(source, from, extent.to, buf), extent.moved));
                 continue;
             };
             match walk.next()? {
@@ -430,7 +445,7 @@ impl Records {
                     }
                 }
                 Walked::Gap(gap) => self.next += gap.records,
-                Walked::End => self.walk = None,
+                Walked::End => self.spare = self.walk.take().map_or_else(Vec::new, |(walk, _)| walk.into_buffer()),
             }
         }
     }

@@ -137,11 +137,12 @@ impl Store {
         let stop = AtomicBool::new(false);
         let result = Mutex::new((Grep::default(), None));
         let work = || {
+            let mut buf = Vec::new();
             while let Some(entry) = sessions.get(next.fetch_add(1, Ordering::Relaxed)) {
                 if stop.load(Ordering::Relaxed) {
                     return;
                 }
-                let (records, error) = self.search_one(entry, &fits, &found);
+                let (records, error) = self.search_one(entry, &mut buf, &fits, &found);
                 let mut result = result.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                 result.0.sessions += 1;
                 result.0.records += records;
@@ -167,18 +168,20 @@ impl Store {
     fn search_one(
         &self,
         entry: &Entry,
+        buf: &mut Vec<u8>,
         fits: &impl Fn(&[u8]) -> bool,
         found: &impl Fn(&Entry, &OwnedRecord),
     ) -> (u64, Option<Error>) {
         let mut count = 0;
         let mut run = || {
-            let mut records = self.read(&entry.key)?.records();
+            let mut records = self.read(&entry.key)?.records().with_buffer(std::mem::take(buf));
             while let Some(record) = records.next()? {
                 if fits(record.payload()) {
                     count += 1;
                     found(entry, &record.to_owned());
                 }
             }
+            *buf = records.into_buffer();
             Ok(())
         };
         let error = run().err();

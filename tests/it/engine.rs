@@ -1,10 +1,11 @@
 //! What a caller does first: create, append, read, fork, rewind, list.
 
+use std::sync::Mutex;
 use std::time::Duration;
 
 use forklog::{
-    Appended, At, Filter, Followed, NewRecord, NewSession, OpenOptions, Reader, RecordId, Seq, SessionKey, Sharing,
-    Store,
+    Appended, At, Entry, Filter, Followed, NewRecord, NewSession, OpenOptions, OwnedRecord, Reader, RecordId, Seq,
+    SessionKey, Sharing, Store,
 };
 use serde_json::json;
 
@@ -173,4 +174,34 @@ fn writers_that_share_a_session_lose_nothing_and_keep_their_order() {
     assert!(store.verify(None, |_| {}).expect("verified").is_sound());
     let listed = store.list(&Filter::default(), None, 1).expect("listed").entries;
     assert_eq!((listed[0].records, listed[0].live), (600, false));
+}
+
+#[test]
+fn a_search_finds_in_each_view_what_it_holds_after_lines_of_any_length() {
+    let (_dir, store) = store();
+    let mut wanted = Vec::new();
+    // Longer than any buffer begins, and then shorter again, so that what a buffer still holds must not be found twice.
+    for (n, len) in [3_000_000, 10, 70_000, 1, 600_000, 0].into_iter().enumerate() {
+        let (parent, fork) = (key(&format!("s{n}")), key(&format!("f{n}")));
+        let session = store.create(NewSession::named(parent.clone())).expect("created");
+        session.append(&json!({ "needle": n, "text": "x".repeat(len) })).expect("appended");
+        session.append(&"nothing").expect("appended");
+        session.append(&json!({ "needle": "of the parent alone" })).expect("appended");
+        session.close().expect("closed");
+        let at = At::Seq(Seq::new(1));
+        let session = store.fork(&parent, &at, NewSession::named(fork.clone())).expect("forked");
+        session.append(&json!({ "needle": "of the fork alone" })).expect("appended");
+        session.close().expect("closed");
+        wanted.extend([(parent.clone(), 0), (parent, 2), (fork.clone(), 0), (fork, 2)]);
+    }
+    let found = Mutex::new(Vec::new());
+    let note = |entry: &Entry, record: &OwnedRecord| {
+        found.lock().expect("no thread panics").push((entry.key.clone(), record.seq.get()));
+    };
+    let searched = store.grep(&Filter::default(), b"needle", note).expect("searched");
+    assert_eq!((searched.sessions, searched.records, searched.damaged.len()), (12, 24, 0));
+    let mut found = found.into_inner().expect("no thread panics");
+    found.sort_unstable();
+    wanted.sort_unstable();
+    assert_eq!(found, wanted);
 }
