@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use forklog_sim::Rng;
 use hdrhistogram::Histogram;
 
 /// What a row's figures are.
@@ -162,15 +163,19 @@ pub(crate) fn quantile(values: &[f64], share: f64) -> f64 {
     low + (high - low) * at.fract()
 }
 
-/// Runs every side once a round. Who begins changes from round to round, since what one leaves in caches helps or hinders the next.
+/// Runs every side once a round, in an order that is drawn anew for each, since what one leaves in caches, and in the file system's
+/// background, helps or hinders the next.
 /// What a side has written is on the disk before the next one begins, whose syncs would have to wait for it.
 pub(crate) fn run(row: Row<'_>, rounds: usize, mut progress: impl FnMut(&str)) -> Outcome {
     let Row { id, what, unit, goal, mut cases } = row;
     let n = cases.len();
     let mut samples: Vec<Vec<Sample>> = (0..n).map(|_| Vec::new()).collect();
+    let (mut random, mut order) = (Rng::new(1), (0..n).collect::<Vec<_>>());
     for round in 0..rounds {
-        for turn in 0..n {
-            let index = (turn + round) % n;
+        for last in (1..n).rev() {
+            order.swap(last, random.below(last + 1));
+        }
+        for &index in &order {
             progress(&format!("{id}, round {} of {rounds}: {}", round + 1, cases[index].name));
             rustix::fs::sync();
             samples[index].push((cases[index].run)(round));
