@@ -176,7 +176,8 @@ impl Judge {
             Op::Rewind => lives && !now.is_empty(),
             Op::Undo => lives && !now.undo.is_empty(),
             Op::Redo => lives && !now.redo.is_empty(),
-            Op::FilesRewind => is_file && !now.is_empty(),
+            // Before the first checkpoint nothing is known of the files.
+            Op::FilesRewind => is_file && last_files(&upto(&now, keep)).is_some(),
             Op::FilesUndo => is_file && !now.undo.is_empty(),
             Op::FilesRedo => is_file && !now.redo.is_empty(),
             Op::Gc | Op::List | Op::Reindex | Op::Tick | Op::Wait | Op::Import | Op::Turn => true,
