@@ -29,6 +29,9 @@ pub(crate) fn run(kind: Kind, asked: &Asked) -> Result<Report, String> {
     File::create(&image).and_then(|file| file.set_len(kind.size())).map_err(|error| error.to_string())?;
     kind.make(&image)?;
     let at = disk.path().join("mounted");
+    let mount = Mount::new(kind, &image, &at)?;
+    mount.shut_down().map_err(|error| format!("{} cannot be shut down: {error}", kind.name()))?;
+    mount.end()?;
     let mut round = 0;
     while !report.enough(asked, 300) {
         let seed = derive(asked.seed, round);
