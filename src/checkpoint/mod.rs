@@ -12,8 +12,10 @@
 mod apply;
 mod compare;
 mod diff;
+mod journals;
 mod plan;
 mod snapshot;
+mod work;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -23,8 +25,9 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-pub use self::apply::{Outcome, Pending, Standing, journal_roots, pending};
+pub use self::apply::{Outcome, Standing};
 pub use self::diff::{Change, Diff, FileDiff};
+pub use self::journals::{Pending, journal_roots, pending};
 pub use self::plan::{Conflict, FileChange, Plan, PlanOptions};
 pub use crate::workspace::{ScanOptions, Skipped, Why};
 

@@ -2,20 +2,20 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{Map as Object, Value};
 
 use super::lock::{PATIENCE, WriteLock};
+use super::options::{Durability, OpenOptions, Sharing};
 use super::presence::Presence;
 use super::record::{Appended, At, NewRecord};
 use crate::disk::{Disk, ForkMark, How};
 use crate::error::{Error, Named, Result};
 use crate::format::control::{self, Large, Rewind, Undo};
 use crate::format::json;
-use crate::format::line::{close_payload, kind};
+use crate::format::line::kind;
 use crate::ids::{ObjectKind, Offset, Position, RecordId, SessionKey, SideName, Uid};
 use crate::log::append::{Appender, Syncer};
 use crate::log::ends::{self, Seen};
@@ -23,80 +23,17 @@ use crate::log::find::Finder;
 use crate::log::lineage::{Layout, View, session_dir};
 use crate::log::note::{Known, Note};
 use crate::log::recover;
-use crate::log::state::{STRIDE, State};
+use crate::log::state::State;
 use crate::log::transcript::{MovedFiles, Tip, Transcript};
 use crate::objects::Batch;
-use crate::store::{Store, transcripts};
+use crate::store::Store;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 
+mod close;
+
 /// Bytes between two notes in the session's marker: what a list of live sessions reads at most of each.
 const NOTE_EVERY: u64 = 256 << 10;
-
-/// What an append that has returned survives.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Durability {
-    /// A killed process; not a power cut, until the next [`Session::sync`] or [`Session::close`].
-    #[default]
-    Write,
-    /// A killed process at once, a power cut after at most this long.
-    ///
-    /// Choosing it starts one thread for the store, which ends with the store. Where no thread is to be had, it is
-    /// [`Durability::Sync`].
-    Interval(Duration),
-    /// A power cut. Threads that append through one handle share syncs.
-    Sync,
-}
-
-/// Who may append to a transcript while a handle is open.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Sharing {
-    /// Nobody else: the write lock is held as long as the handle. The fastest.
-    #[default]
-    Exclusive,
-    /// Other handles and processes that say the same: the write lock is taken for every call, and what others have
-    /// appended meanwhile is taken note of first. The order of records is the order of calls.
-    PerCall,
-}
-
-/// How a session is opened for append.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct OpenOptions {
-    /// What an append survives; by default what the store says.
-    pub durability: Option<Durability>,
-    /// Who else may append.
-    pub sharing: Sharing,
-    /// Payloads longer than so many bytes become objects; by default what [the store says](crate::StoreOptions::spill_over).
-    pub spill_over: Option<u64>,
-    /// How long to wait for another handle to give back the write lock; with [`Sharing::PerCall`] at least ten seconds.
-    pub wait: Duration,
-    /// How many spaces to lay ahead of the lines, at most 256 KiB; none by default, and always none without [`Durability::Sync`] and
-    /// [`Sharing::Exclusive`].
-    ///
-    /// A sync of bytes that are written over others need not record a new length of the file, which saves a third or more of its
-    /// time. The spaces are written once more than without, stand at the end of the file while it is open, where `tail -f` shows them,
-    /// and are cut off when the session is closed, or opened again after a crash.
-    pub padding: u32,
-}
-
-/// The most spaces that are laid ahead.
-const MAX_PADDING: u32 = 256 << 10;
-
-impl OpenOptions {
-    /// How many spaces to lay ahead where appends survive this.
-    fn padding(&self, durability: Durability) -> usize {
-        let padded = durability == Durability::Sync && self.sharing == Sharing::Exclusive;
-        if padded { self.padding.min(MAX_PADDING) as usize } else { 0 }
-    }
-
-    /// How long to wait for the write lock: those who share it hold it for one call only.
-    fn patience(&self) -> Duration {
-        match self.sharing {
-            Sharing::Exclusive => self.wait,
-            Sharing::PerCall => self.wait.max(PATIENCE),
-        }
-    }
-}
 
 /// A transcript that is open for append: a session's main one, or a side one.
 ///
@@ -822,108 +759,6 @@ impl Core {
         }
         self.names_synced.store(true, Ordering::Release);
         Ok(())
-    }
-
-    fn close(&self) -> Result<()> {
-        if !self.process.is_ours() {
-            return Ok(());
-        }
-        let closed = self.try_close();
-        let mut writer = self.lock();
-        // Dropping the share without removing the marker leaves the session to be looked at by lists, and to whoever opens it next.
-        writer.presence = None;
-        // Closing the file would not do while a child that was just forked, and has yet to run its program, holds a copy of it.
-        writer.lock.release();
-        drop(writer);
-        closed
-    }
-
-    fn try_close(&self) -> Result<()> {
-        if self.lock().presence.is_none() {
-            return Ok(());
-        }
-        self.sync_all()?;
-        self.change(|writer| {
-            let Some(presence) = writer.presence.take() else { return Ok(()) };
-            writer.appender.trim()?;
-            let last = presence.leave();
-            let end = writer.appender.link();
-            if writer.state.uncovered() >= STRIDE {
-                self.summarise(writer)?;
-                let disk = &**self.store.disk();
-                writer.state.write_map(disk, &self.transcript, self.store.digest(), self.store.now())?;
-            }
-            if (last || self.options.sharing == Sharing::Exclusive) && writer.closed_at != Some(end.end) {
-                self.write_close(writer)?;
-            }
-            if last && self.settle_entry(writer, &presence)? && !self.is_doubtful(&presence)? {
-                presence.remove()?;
-            }
-            Ok(())
-        })
-    }
-
-    /// Ends the file with an `xclose`. What is written must be synced; it need not be itself.
-    fn write_close(&self, writer: &mut Writer) -> Result<()> {
-        let end = writer.appender.link();
-        if self.syncer.promise() < end.end {
-            return Ok(());
-        }
-        let payload = close_payload(end.crc);
-        self.control(writer, kind::CLOSE, &payload).map(drop)
-    }
-
-    /// Publishes the session's entry for lists, which the marker stood for. False when the marker must go on doing so.
-    fn settle_entry(&self, writer: &mut Writer, presence: &Presence) -> Result<bool> {
-        if self.side.is_some() {
-            return self.settle_main(presence);
-        }
-        self.summarise(writer)?;
-        let entry = self.store.entry_of(&self.transcript, &writer.state)?;
-        self.store.publish(&entry)?;
-        Ok(true)
-    }
-
-    /// [`Core::settle_entry`] of a side transcript: the entry is the main one's, whose writer may have died, so that what
-    /// can be read of it need not survive a power cut.
-    fn settle_main(&self, presence: &Presence) -> Result<bool> {
-        let (store, key) = (&self.store, &self.key);
-        let disk = &**store.disk();
-        let main = open_named(disk, &store.layout().session(&key.project, &key.session), key, None, How::Read)?;
-        let (_, ends) = State::read(disk, &main, store.look())?;
-        if !ends.closed {
-            if presence.is_poisoned() {
-                return Ok(false);
-            }
-            let synced = main.file.sync().map_err(|error| Error::io("sync", &main.path, error));
-            synced.inspect_err(|_| {
-                presence.poison(key, store.now());
-            })?;
-            store.sync_names(&main.path)?;
-        }
-        store.publish_session(key)?;
-        Ok(true)
-    }
-
-    /// Whether a sync of the session has failed and one of its transcripts was not put in order since. The marker must go on saying so.
-    fn is_doubtful(&self, presence: &Presence) -> Result<bool> {
-        if !presence.is_poisoned() {
-            return Ok(false);
-        }
-        let disk = &**self.store.disk();
-        for path in transcripts(disk, &session_dir(&self.transcript.path))? {
-            let Some(transcript) = Transcript::open(disk, &path, How::Read)? else { continue };
-            if !State::read(disk, &transcript, self.store.look()).is_ok_and(|(_, ends)| ends.closed) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-}
-
-impl Drop for Core {
-    fn drop(&mut self) {
-        let _ = self.close();
     }
 }
 
