@@ -423,7 +423,7 @@ impl State {
     ) -> Result<(Link, u64)> {
         let within = |link: &Link, records: u64, moved: u64| {
             let inside = extent.from.end < link.end && link.end <= extent.to && moved == extent.moved;
-            inside && !goal.is_passed(link.end, records)
+            inside && goal.is_ahead(link.end, records)
         };
         if extent.source.uid == transcript.header.uid {
             let sample = self.samples.iter().rev().find(|sample| within(&sample.link, sample.records, sample.moved));
@@ -465,7 +465,7 @@ impl State {
             let link = walk.link();
             if goal.is_reached(link, records) {
                 found = Some((link, records));
-            } else if goal.is_passed(link.end, records) {
+            } else if !goal.is_ahead(link.end, records) {
                 break;
             }
         }
@@ -570,10 +570,12 @@ impl Goal {
         }
     }
 
-    fn is_passed(self, end: u64, records: u64) -> bool {
+    /// Whether it is found by reading on from here. Behind the record that is looked for may stand lines that are none, which its place is
+    /// not behind.
+    fn is_ahead(self, end: u64, records: u64) -> bool {
         match self {
-            Self::Records(goal) => records > goal,
-            Self::Offset(goal) => end > goal,
+            Self::Records(goal) => records < goal,
+            Self::Offset(goal) => end <= goal,
         }
     }
 }

@@ -274,6 +274,29 @@ fn a_map_of_another_transcript_is_not_believed() {
 }
 
 #[test]
+fn a_sample_behind_a_line_that_is_no_record_moves_no_record() {
+    let (disk, mut said) = (SimDisk::new(17), Said::new());
+    let session = open(&disk.process()).create(NewSession::named(key("a"))).expect("created");
+    let end = || session.head().expect("known").offset.get();
+    while end() + 50_000 < STRIDE {
+        let n = said.len() as u64;
+        append(&session, &mut said, named(n..n + 1));
+    }
+    let last = session.head().expect("known");
+    session.set(&json!({ "long": "x".repeat(100_000) })).expect("set");
+    let at = At::Seq(Seq::new(said.len() as u64 - 1));
+    let read = || open(&disk.process()).read(&key("a")).expect("sound");
+    assert_eq!(read().position(&at).expect("sound"), last);
+    append(&session, &mut said, named(50..55));
+    session.rewind(&at).expect("rewound");
+    said.truncate(said.len() - 5);
+    append(&session, &mut said, named(60..65));
+    session.close().expect("closed");
+    assert_eq!(read().position(&at).expect("sound"), last);
+    check(&read(), &said, &AgentDigest, 1);
+}
+
+#[test]
 fn a_side_transcript_has_a_map_too() {
     let disk = SimDisk::new(12);
     let store = open(&disk.process());
