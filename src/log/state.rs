@@ -382,10 +382,6 @@ impl State {
             |link: &Link, moved: u64| extent.from.end < link.end && link.end <= extent.to && moved == extent.moved;
         let own = extent.source.uid == transcript.header.uid;
         if own {
-            let at_tip = within(&self.tip.link, self.tip.moved) && self.tip.link.end == extent.to;
-            if let Some(summary) = self.summary.as_ref().filter(|_| at_tip) {
-                return Ok(Some((self.tip.link, summary.clone())));
-            }
             let sample =
                 self.samples.iter().rev().find(|sample| within(&sample.link, sample.moved) && sample.digest.is_some());
             if let Some(Sample { link, digest: Some(known), .. }) = sample {

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use forklog::{
-    AgentDigest, At, Digest, NewRecord, NewSession, OpenOptions, Reader, RecordId, Seq, Session, SessionKey, SideName,
-    Store, Summary,
+    AgentDigest, At, Digest, Entry, NewRecord, NewSession, OpenOptions, Reader, RecordId, Seq, Session, SessionKey,
+    SideName, Store, Summary,
 };
 use forklog_sim::{Process, SimDisk, Ticks};
 use forklog_soak::path;
@@ -12,6 +12,10 @@ use serde_json::{Value, json};
 
 /// Samples of a map are about this far apart.
 const STRIDE: u64 = 1 << 20;
+
+/// While a session is written, its maps are about this far apart, and so are the notes in its marker.
+const LIVE_STRIDE: u64 = 8 << 20;
+const NOTES: u64 = 256 << 10;
 
 /// More than a line, and than what is read at once to find one.
 const SLACK: u64 = 512 << 10;
@@ -83,7 +87,7 @@ fn named(range: std::ops::Range<u64>) -> impl Iterator<Item = (String, u64)> {
 }
 
 /// A disk with long sessions, and what each must say: `a` with moves of its head and closed twice, `b` forked from it, `c` from `b`
-/// within what that inherited, `d` from `c`, and `e`, which its process left open.
+/// within what that inherited, `d` from `c`, and `e`, which was closed twice and which its process left open.
 fn disk() -> (SimDisk, Vec<(&'static str, Said)>) {
     let disk = SimDisk::new(11);
     let store = open(&disk.process());
@@ -124,9 +128,12 @@ fn disk() -> (SimDisk, Vec<(&'static str, Said)>) {
     let session = store.create(NewSession::named(key("e"))).expect("created");
     append(&session, &mut e, named(500..540));
     session.close().expect("closed");
+    let session = store.session(&key("e")).expect("opened");
+    append(&session, &mut e, named(540..600));
+    session.close().expect("closed");
     let process = disk.process();
     let session = open(&process).session(&key("e")).expect("opened");
-    append(&session, &mut e, named(540..550));
+    append(&session, &mut e, named(600..610));
     process.kill();
     (disk, vec![("a", a), ("b", b), ("c", c), ("d", d), ("e", e)])
 }
@@ -220,10 +227,16 @@ fn read<T>(disk: &SimDisk, what: impl FnOnce() -> T) -> (T, u64) {
 #[test]
 fn an_answer_of_a_session_at_rest_reads_no_more_than_lies_between_two_samples() {
     let (disk, sessions) = disk();
+    for map in maps(&disk) {
+        let [map, transcript] = [&map, &map.with_extension("jsonl")].map(|path| disk.peek(path).expect("there").len());
+        assert!(map < 8 << 10, "{map} bytes tell of {transcript}");
+    }
     let store = open(&disk.process());
     for (name, said) in &sessions {
         // What is not covered by a map of its own: all of `c`, and the end of `e`.
         let own = if *name == "c" || *name == "e" { SLACK } else { 0 };
+        // Where a session is opened again, samples begin anew behind its map.
+        let between = if *name == "e" { 2 * STRIDE } else { STRIDE };
         let (reader, bytes) = read(&disk, || store.read(&key(name)).expect("sound"));
         assert!(bytes < ENDS + own, "opening {name} reads {bytes} bytes");
         let (_, bytes) = read(&disk, || reader.summary().expect("sound"));
@@ -232,9 +245,9 @@ fn an_answer_of_a_session_at_rest_reads_no_more_than_lies_between_two_samples() 
         for n in (0..said.len()).step_by(9) {
             let seq = Seq::new(n as u64);
             let (position, bytes) = read(&disk, || reader.position(&At::Seq(seq)).expect("sound"));
-            assert!(bytes < STRIDE + SLACK, "the position of record {n} of {name} reads {bytes} bytes");
+            assert!(bytes < between + SLACK, "the position of record {n} of {name} reads {bytes} bytes");
             let (_, bytes) = read(&disk, || reader.records_from(seq).expect("sound").next().expect("sound").is_some());
-            assert!(bytes < STRIDE + SLACK, "record {n} of {name} reads {bytes} bytes");
+            assert!(bytes < between + SLACK, "record {n} of {name} reads {bytes} bytes");
             let then = reader.at(position).expect("sound");
             let (_, bytes) = read(&disk, || then.summary().expect("sound"));
             // In the fork, and before that in what it was forked from.
@@ -274,6 +287,22 @@ fn a_map_of_another_transcript_is_not_believed() {
 }
 
 #[test]
+fn a_map_that_covers_more_than_the_transcript_holds_is_not_believed() {
+    let (disk, mut said) = (SimDisk::new(13), Said::new());
+    let (store, transcript) = (open(&disk.process()), path("projects/p/a/transcript.jsonl"));
+    let session = store.create(NewSession::named(key("a"))).expect("created");
+    append(&session, &mut said, named(0..40));
+    session.close().expect("closed");
+    let (before, wanted) = (disk.peek(&transcript).expect("there").to_vec(), said.clone());
+    let session = store.session(&key("a")).expect("opened");
+    append(&session, &mut said, named(40..80));
+    session.close().expect("closed");
+    // From a backup, say.
+    disk.damage(&transcript, |bytes| bytes.clone_from(&before)).expect("there");
+    check(&open(&disk.process()).read(&key("a")).expect("sound"), &wanted, &AgentDigest, 7);
+}
+
+#[test]
 fn a_sample_behind_a_line_that_is_no_record_moves_no_record() {
     let (disk, mut said) = (SimDisk::new(17), Said::new());
     let session = open(&disk.process()).create(NewSession::named(key("a"))).expect("created");
@@ -294,6 +323,83 @@ fn a_sample_behind_a_line_that_is_no_record_moves_no_record() {
     session.close().expect("closed");
     assert_eq!(read().position(&at).expect("sound"), last);
     check(&read(), &said, &AgentDigest, 1);
+}
+
+#[test]
+fn the_digest_of_a_fork_that_went_back_before_its_beginning_is_none_of_its_own_places() {
+    let (disk, mut said) = (SimDisk::new(18), Said::new());
+    let store = open(&disk.process());
+    let session = store.create(NewSession::named(key("a"))).expect("created");
+    append(&session, &mut said, named(0..80));
+    session.close().expect("closed");
+    let at = |n| At::Seq(Seq::new(n));
+    let fork = store.fork(&key("a"), &at(79), NewSession::named(key("b"))).expect("forked");
+    append(&fork, &mut said, named(80..120));
+    fork.rewind(&at(60)).expect("rewound");
+    said.truncate(61);
+    append(&fork, &mut said, named(120..121));
+    fork.close().expect("closed");
+    check(&open(&disk.process()).read(&key("b")).expect("sound"), &said, &AgentDigest, 7);
+}
+
+#[test]
+fn a_map_is_made_whatever_a_killed_writer_left_in_its_place() {
+    let (disk, mut said) = (SimDisk::new(14), Said::new());
+    let session = open(&disk.process()).create(NewSession::named(key("a"))).expect("created");
+    append(&session, &mut said, named(0..40));
+    disk.put(&path("projects/p/a/transcript.map.tmp"), Some(&[b'x'; 100_000])).expect("new");
+    session.close().expect("closed");
+    let store = open(&disk.process());
+    let (reader, bytes) = read(&disk, || store.read(&key("a")).expect("sound"));
+    assert!(bytes < ENDS, "opening it reads {bytes} bytes");
+    check(&reader, &said, &AgentDigest, 7);
+}
+
+#[test]
+fn a_long_session_whose_writer_was_killed_is_not_read_from_its_beginning() {
+    let (disk, mut said) = (SimDisk::new(15), Said::new());
+    let process = disk.process();
+    let session = open(&process).create(NewSession::named(key("a"))).expect("created");
+    append(&session, &mut said, named(0..300));
+    process.kill();
+    let store = open(&disk.process());
+    let (reader, bytes) = read(&disk, || store.read(&key("a")).expect("sound"));
+    assert!(bytes < LIVE_STRIDE + SLACK, "opening it reads {bytes} bytes");
+    check(&reader, &said, &AgentDigest, 97);
+}
+
+#[test]
+fn a_list_reads_of_a_session_that_is_written_what_its_marker_does_not_tell() {
+    let (disk, mut said) = (SimDisk::new(16), Said::new());
+    let process = disk.process();
+    let session = open(&process).create(NewSession::named(key("a"))).expect("created");
+    session.set(&json!({ "title": "kept", "gone": 1 })).expect("set");
+    append(&session, &mut said, named(0..60));
+    session.set(&json!({ "gone": null })).expect("set");
+    let list = |digest: Arc<dyn Digest>| {
+        let store = open_with(&disk.process(), digest);
+        read(&disk, || store.entries().expect("listed").remove(0))
+    };
+    let (listed, bytes) = list(Arc::new(AgentDigest));
+    assert!(bytes < NOTES + ENDS, "the list reads {bytes} bytes");
+    // What another digest noted says nothing to this one.
+    let (counted, _) = list(Arc::new(Count));
+    assert_eq!((counted.records, counted.messages), (60, 60));
+    let copy = disk.after(forklog_sim::Cut::Everything);
+    session.close().expect("closed");
+    let (closed, _) = list(Arc::new(AgentDigest));
+    assert_eq!(listed, Entry { live: true, ..closed });
+    // A power cut may take back what the marker tells of.
+    let transcript = path("projects/p/a/transcript.jsonl");
+    let bytes = copy.peek(&transcript).expect("there").to_vec();
+    let (half, _) = bytes.split_at(bytes.len() / 2);
+    let cut = &half[..=half.iter().rposition(|c| *c == b'\n').expect("a line")];
+    copy.damage(&transcript, |bytes| bytes.truncate(cut.len())).expect("there");
+    // But for the header and the metadata.
+    let left = cut.iter().filter(|c| **c == b'\n').count() - 2;
+    let entry = open(&copy.process()).entries().expect("listed").remove(0);
+    let cut = digest_of(&AgentDigest, &said[..left]);
+    assert_eq!((entry.records, entry.messages, entry.model), (left as u64, cut.messages, cut.model));
 }
 
 #[test]

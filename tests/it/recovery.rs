@@ -256,6 +256,27 @@ fn what_a_repair_gave_up_is_passed_over_by_every_later_open() {
     }
 }
 
+#[test]
+fn a_gap_that_ends_behind_what_was_read_at_once_is_passed_over() {
+    for damaged in 1..16 {
+        let disk = SimDisk::new(30);
+        let store = open_store(&disk.process(), 31).expect("a store");
+        let session = store.create(NewSession::named(key("a"))).expect("created");
+        let text = |n: usize| format!("\"{n} {}\"", "x".repeat(3000));
+        (0..20).for_each(|n| drop(session.append_json(text(n).as_bytes()).expect("appended")));
+        session.close().expect("closed");
+        for n in damaged..damaged + 3 {
+            let start = format!("\"{n} x");
+            let bytes = disk.peek(&path(MAIN)).expect("there");
+            let at = bytes.windows(start.len()).position(|found| found == start.as_bytes()).expect("it stands there");
+            disk.damage(&path(MAIN), |bytes| bytes[at + 100] ^= 1).expect("there");
+        }
+        store.repair(&key("a")).expect("repaired");
+        let wanted: Vec<_> = (0..20).filter(|n| !(damaged..damaged + 3).contains(n)).map(text).collect();
+        each_way(&store, &wanted);
+    }
+}
+
 /// Reads `a` backwards, and from each of its records on; the numbers of those that were given up stay used.
 fn each_way(store: &Store, wanted: &[String]) {
     let reader = store.read(&key("a")).expect("sound");
