@@ -486,7 +486,13 @@ impl State {
                     continue;
                 }
                 let source = extent.source.open(disk)?;
-                if source.line_at(start, |whole| Ok(whole.id == Some(id.as_str()))).or_else(not_here)? {
+                let holds = || source.line_at(start, |whole| Ok(whole.id == Some(id.as_str())));
+                // A bit that is read wrong once must not hide a record: it would be appended again.
+                let found = match holds() {
+                    Err(Error::Corrupt { .. }) => holds().or_else(not_here)?,
+                    found => found?,
+                };
+                if found {
                     return Ok(Some((index, start)));
                 }
             }

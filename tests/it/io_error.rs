@@ -4,7 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use forklog::disk::{Disk, How};
-use forklog::{At, Durability, Error, Kind, NewSession, OpenOptions, Session, Sharing, SideName, Store};
+use forklog::{
+    Appended, At, Durability, Error, Kind, NewRecord, NewSession, OpenOptions, RecordId, Session, Sharing, SideName,
+    Store,
+};
 use forklog_sim::{Cut, Errno, Fault, Op as SimOp, Points, SimDisk, What, derive};
 use forklog_soak::model::Which;
 use forklog_soak::{
@@ -79,6 +82,39 @@ fn a_recovery_that_is_killed_on_the_way_costs_no_record() {
 }
 
 /// A fork synced its parent, whose last sync had failed, and took that for a promise.
+#[test]
+fn a_read_that_fails_or_errs_once_lets_no_id_in_twice() {
+    let id = || RecordId::new("once").expect("legal");
+    for what in [What::Fail(Errno::Io), What::FlipBit] {
+        let mut hits = 0;
+        for n in 1.. {
+            let disk = SimDisk::new(n);
+            let store = open_store(&disk.process(), 1).expect("a store");
+            let session = store.create(NewSession::named(key("a"))).expect("created");
+            session.append(&1).expect("there is room");
+            let record = NewRecord::json(b"2").expect("JSON").id(id());
+            assert!(matches!(session.append_record(&record), Ok(Appended::New(_))));
+            session.append(&3).expect("there is room");
+            let reader = store.read(&key("a")).expect("sound");
+            disk.add_fault(Fault::at(n, what).on(SimOp::Read).in_path("transcript.jsonl"));
+            let appended = session.append_record(&record);
+            let hit = disk.fault_hits();
+            disk.clear_faults();
+            disk.add_fault(Fault::at(n, what).on(SimOp::Read).in_path("transcript.jsonl"));
+            let found = reader.get(&id());
+            disk.clear_faults();
+            assert!(!matches!(appended, Ok(Appended::New(_))), "{what:?} at read {n}");
+            assert!(!matches!(found, Ok(None)), "{what:?} at read {n}");
+            assert_eq!(payloads(&disk), ["1", "2", "3"], "{what:?} at read {n}");
+            if hit == 0 {
+                break;
+            }
+            hits += 1;
+        }
+        assert!(hits > 0, "{what:?}");
+    }
+}
+
 #[test]
 fn a_fork_does_not_believe_a_sync_that_follows_a_failed_one() {
     let disk = SimDisk::new(9);
