@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use forklog::{
-    AgentDigest, At, Digest, Entry, NewRecord, NewSession, OpenOptions, Reader, RecordId, Seq, Session, SessionKey,
-    SideName, Store, Summary,
+    AgentDigest, Appended, At, Digest, Entry, NewRecord, NewSession, OpenOptions, Reader, RecordId, Seq, Session,
+    SessionKey, SideName, Store, Summary,
 };
 use forklog_sim::{Process, SimDisk, Ticks};
 use forklog_soak::path;
@@ -400,6 +400,25 @@ fn a_list_reads_of_a_session_that_is_written_what_its_marker_does_not_tell() {
     let entry = open(&copy.process()).entries().expect("listed").remove(0);
     let cut = digest_of(&AgentDigest, &said[..left]);
     assert_eq!((entry.records, entry.messages, entry.model), (left as u64, cut.messages, cut.model));
+}
+
+#[test]
+fn an_id_whose_record_a_repair_gave_up_is_appended_again() {
+    let (disk, mut said) = (SimDisk::new(19), Said::new());
+    let store = open(&disk.process());
+    let session = store.create(NewSession::named(key("a"))).expect("created");
+    append(&session, &mut said, named(0..40));
+    session.close().expect("closed");
+    let transcript = path("projects/p/a/transcript.jsonl");
+    let bytes = disk.peek(&transcript).expect("there");
+    let at = bytes.windows(9).position(|found| found == b"prompt 12").expect("it stands there");
+    disk.damage(&transcript, |bytes| bytes[at] ^= 1).expect("there");
+    store.repair(&key("a")).expect("repaired");
+    let session = store.session(&key("a")).expect("opened");
+    let text = payload(12);
+    let record = NewRecord::json(text.as_bytes()).expect("JSON").id(RecordId::new("id 12").expect("legal"));
+    assert!(matches!(session.append_record(&record), Ok(Appended::New(_))));
+    assert!(matches!(session.append_record(&record), Ok(Appended::Duplicate)));
 }
 
 #[test]

@@ -263,7 +263,9 @@ fn a_gap_that_ends_behind_what_was_read_at_once_is_passed_over() {
         let store = open_store(&disk.process(), 31).expect("a store");
         let session = store.create(NewSession::named(key("a"))).expect("created");
         let text = |n: usize| format!("\"{n} {}\"", "x".repeat(3000));
-        (0..20).for_each(|n| drop(session.append_json(text(n).as_bytes()).expect("appended")));
+        for n in 0..20 {
+            session.append_json(text(n).as_bytes()).expect("appended");
+        }
         session.close().expect("closed");
         for n in damaged..damaged + 3 {
             let start = format!("\"{n} x");

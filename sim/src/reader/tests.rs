@@ -113,15 +113,20 @@ fn store<const N: usize>(sessions: [(&str, &[u8]); N]) -> BTreeMap<PathBuf, Vec<
     files
 }
 
-/// What this reader says, when the engine says the same: the same records, or the same trouble in the same place.
-fn read_map(files: &BTreeMap<PathBuf, Vec<u8>>, name: &Name) -> Result<Conversation, Verdict> {
-    let said = super::read_map(files, name);
+fn on_disk(files: &BTreeMap<PathBuf, Vec<u8>>) -> tempfile::TempDir {
     let root = tempfile::tempdir().expect("a directory");
     for (below, bytes) in files {
         let path = root.path().join(below);
         std::fs::create_dir_all(path.parent().expect("below the root")).expect("made");
         std::fs::write(path, bytes).expect("written");
     }
+    root
+}
+
+/// What this reader says, when the engine says the same: the same records, or the same trouble in the same place.
+fn read_map(files: &BTreeMap<PathBuf, Vec<u8>>, name: &Name) -> Result<Conversation, Verdict> {
+    let said = super::read_map(files, name);
+    let root = on_disk(files);
     let engine = read_with_engine(root.path(), name);
     let same = |path: &Path, at: forklog::Offset, below: &Path, start: u64| {
         path == root.path().join(below) && at.get() == start
@@ -323,6 +328,11 @@ fn a_later_version_is_not_guessed_at() {
         let mut newer = file.clone();
         newer.line("", kind, payload, "");
         assert_eq!(newer.read(), Err(Verdict::Newer { path: path("a"), at }), "{kind}");
+        // Nor is anything written behind it.
+        let root = on_disk(&store([("a", &newer.bytes)]));
+        let engine = Store::options().existing().open(root.path()).expect("a store");
+        let opened = engine.session(&SessionKey::new("p", "a").expect("legal"));
+        assert!(matches!(opened, Err(Error::Newer { .. })), "{kind}: {opened:?}");
     }
     let mut header = File { bytes: Vec::new(), crc: 0, ..file };
     header.synced = 0;
