@@ -1,6 +1,7 @@
 //! Finding damage, and giving up what is damaged so that the rest can be read.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -22,6 +23,7 @@ use crate::log::files::FilesRecord;
 use crate::log::large;
 use crate::log::lineage::Lineage;
 use crate::log::recover::{put_back, quarantine};
+use crate::log::state::map_path;
 use crate::log::transcript::Transcript;
 use crate::log::walk::{Walk, Walked};
 use crate::parallel;
@@ -383,6 +385,13 @@ impl Store {
                 Err(_) => last.chain,
             };
             let gaps = gaps.into_iter().map(|(gap, _)| gap).collect();
+            // Its samples may be places within the gaps, from where nobody can read on. It is gone for good before they are.
+            let map = map_path(path);
+            match disk.remove_file(&map) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                removed => removed.map_err(|error| Error::io("remove", &map, error))?,
+            }
+            self.sync_names(&map)?;
             let mut bytes = Vec::new();
             let draft = line::Draft { at: &self.now().to_bytes(), id: None, kind: kind::REPAIR, more: false };
             let synced = transcript.promise_at(end)?.min(end);

@@ -360,7 +360,8 @@ fn a_long_session_whose_writer_was_killed_is_not_read_from_its_beginning() {
     let (disk, mut said) = (SimDisk::new(15), Said::new());
     let process = disk.process();
     let session = open(&process).create(NewSession::named(key("a"))).expect("created");
-    append(&session, &mut said, named(0..300));
+    // More than 16 MiB, of which more is read at once.
+    append(&session, &mut said, named(0..450));
     process.kill();
     let store = open(&disk.process());
     let (reader, bytes) = read(&disk, || store.read(&key("a")).expect("sound"));
@@ -419,6 +420,33 @@ fn an_id_whose_record_a_repair_gave_up_is_appended_again() {
     let record = NewRecord::json(text.as_bytes()).expect("JSON").id(RecordId::new("id 12").expect("legal"));
     assert!(matches!(session.append_record(&record), Ok(Appended::New(_))));
     assert!(matches!(session.append_record(&record), Ok(Appended::Duplicate)));
+}
+
+#[test]
+fn a_map_has_no_place_within_what_a_repair_gave_up() {
+    let (disk, mut said) = (SimDisk::new(20), Said::new());
+    let store = open(&disk.process());
+    let session = store.create(NewSession::named(key("a"))).expect("created");
+    append(&session, &mut said, named(0..60));
+    session.close().expect("closed");
+    // Around the first MiB, where a sample is.
+    let transcript = path("projects/p/a/transcript.jsonl");
+    let given_up = 23..30;
+    let bytes = disk.peek(&transcript).expect("there");
+    for n in given_up.clone() {
+        let id = format!("\"id {n}\"");
+        let at = bytes.windows(id.len()).position(|found| found == id.as_bytes()).expect("it stands there");
+        disk.damage(&transcript, |bytes| bytes[at + 1000] ^= 1).expect("there");
+    }
+    store.repair(&key("a")).expect("repaired");
+    let reader = open(&disk.process()).read(&key("a")).expect("sound");
+    let all: Vec<_> = reader.records().map(|record| record.expect("sound")).collect();
+    assert_eq!(all.len(), said.len() - given_up.len());
+    for record in &all {
+        let mut from = reader.records_from(record.seq).expect("sound");
+        assert_eq!(from.next().expect("sound").expect("there").payload(), record.payload);
+        assert_eq!(reader.position(&At::Seq(record.seq)).expect("sound"), record.position);
+    }
 }
 
 #[test]
