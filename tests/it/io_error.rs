@@ -85,7 +85,9 @@ fn a_recovery_that_is_killed_on_the_way_costs_no_record() {
 #[test]
 fn a_read_that_fails_or_errs_once_lets_no_id_in_twice() {
     let id = || RecordId::new("once").expect("legal");
-    for what in [What::Fail(Errno::Io), What::FlipBit] {
+    let fail = What::Fail(Errno::Io);
+    // In the last, looking again fails.
+    for what in [vec![fail], vec![What::FlipBit], vec![What::FlipBit, fail]] {
         let mut hits = 0;
         for n in 1.. {
             let disk = SimDisk::new(n);
@@ -96,11 +98,16 @@ fn a_read_that_fails_or_errs_once_lets_no_id_in_twice() {
             assert!(matches!(session.append_record(&record), Ok(Appended::New(_))));
             session.append(&3).expect("there is room");
             let reader = store.read(&key("a")).expect("sound");
-            disk.add_fault(Fault::at(n, what).on(SimOp::Read).in_path("transcript.jsonl"));
+            let strike = || {
+                for (n, what) in (n..).zip(&what) {
+                    disk.add_fault(Fault::at(n, *what).on(SimOp::Read).in_path("transcript.jsonl"));
+                }
+            };
+            strike();
             let appended = session.append_record(&record);
             let hit = disk.fault_hits();
             disk.clear_faults();
-            disk.add_fault(Fault::at(n, what).on(SimOp::Read).in_path("transcript.jsonl"));
+            strike();
             let found = reader.get(&id());
             disk.clear_faults();
             assert!(!matches!(appended, Ok(Appended::New(_))), "{what:?} at read {n}");
