@@ -330,6 +330,7 @@ fn a_later_version_is_not_guessed_at() {
         assert_eq!(newer.read(), Err(Verdict::Newer { path: path("a"), at }), "{kind}");
         // Nor is anything written behind it.
         let root = on_disk(&store([("a", &newer.bytes)]));
+        std::fs::create_dir(root.path().join("live")).expect("made");
         let engine = Store::options().existing().open(root.path()).expect("a store");
         let opened = engine.session(&SessionKey::new("p", "a").expect("legal"));
         assert!(matches!(opened, Err(Error::Newer { .. })), "{kind}: {opened:?}");
