@@ -16,19 +16,21 @@ mod guided;
 mod one_file;
 mod seal;
 
-/// Runs `case` with one seed after another, for as long as the arguments `--seconds N` say, or once with `--seed N`.
+/// Runs `case` with one seed after another, from 0 or what `--from N` says, for as long as the arguments `--seconds N` say, or once with
+/// `--seed N`.
 ///
 /// A panic ends the program with the seed that replays it.
 pub fn run(name: &str, case: impl Fn(&mut Rng)) {
     let mut args = std::env::args().skip(1);
-    let (mut seconds, mut only) = (10, None);
+    let (mut seconds, mut from, mut only) = (10, 0, None);
     while let Some(arg) = args.next() {
         let value = args.next().and_then(|value| value.parse::<u64>().ok());
         match (arg.as_str(), value) {
             ("--seconds", Some(value)) => seconds = value,
+            ("--from", Some(value)) => from = value,
             ("--seed", Some(value)) => only = Some(value),
             _ => {
-                eprintln!("usage: {name} [--seconds N] [--seed N]");
+                eprintln!("usage: {name} [--seconds N] [--from N] [--seed N]");
                 std::process::exit(2);
             }
         }
@@ -36,7 +38,7 @@ pub fn run(name: &str, case: impl Fn(&mut Rng)) {
     let start = Instant::now();
     let mut cases = 0_u64;
     while only.is_none_or(|_| cases == 0) && start.elapsed() < Duration::from_secs(seconds) {
-        let seed = only.unwrap_or(cases);
+        let seed = only.unwrap_or(from + cases);
         if catch_unwind(AssertUnwindSafe(|| case(&mut Rng::new(seed)))).is_err() {
             eprintln!("{name}: found; replay with --seed {seed}");
             std::process::exit(1);
