@@ -84,12 +84,11 @@ fn main() {
         for ((_, id, _), (before, after)) in objects.iter().zip(before.iter().zip(after)) {
             assert!(!before || after || !live.contains(id), "gc lost {id}");
         }
-        if let Ok(batch) = store.begin() {
-            if let Ok(id) = batch.put(ObjectKind::Blob, b"another") {
-                if batch.sync().is_ok() {
-                    assert_eq!(store.get(ObjectKind::Blob, id, 100).expect("just put"), b"another");
-                }
-            }
+        if let Ok(batch) = store.begin()
+            && let Ok(id) = batch.put(ObjectKind::Blob, b"another")
+            && batch.sync().is_ok()
+        {
+            assert_eq!(store.get(ObjectKind::Blob, id, 100).expect("just put"), b"another");
         }
     });
 }
