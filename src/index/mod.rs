@@ -369,7 +369,7 @@ fn check_len(len: usize) -> Result<()> {
 }
 
 /// Removes a file if there is one.
-fn remove_if_there(disk: &dyn Disk, path: &Path) -> Result<()> {
+pub(crate) fn remove_if_there(disk: &dyn Disk, path: &Path) -> Result<()> {
     match disk.remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", path, error)),
         _ => Ok(()),

@@ -1,7 +1,6 @@
 //! Finding damage, and giving up what is damaged so that the rest can be read.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -18,6 +17,7 @@ use crate::error::{Error, Kind, Result};
 use crate::format::control::{self, Gap, Repair};
 use crate::format::line::{self, Link, Whole, kind};
 use crate::ids::{Offset, SessionKey};
+use crate::index::remove_if_there;
 use crate::log::ends::{self, Seen};
 use crate::log::files::FilesRecord;
 use crate::log::large;
@@ -387,11 +387,9 @@ impl Store {
             let gaps = gaps.into_iter().map(|(gap, _)| gap).collect();
             // Its samples may be places within the gaps, from where nobody can read on. It is gone for good before they are.
             let map = map_path(path);
-            match disk.remove_file(&map) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                removed => removed.map_err(|error| Error::io("remove", &map, error))?,
-            }
-            self.sync_names(&map)?;
+            remove_if_there(disk, &map)?;
+            let dir = map.parent().unwrap_or(&map);
+            disk.sync_dir(dir).map_err(|error| Error::io("sync", dir, error))?;
             let mut bytes = Vec::new();
             let draft = line::Draft { at: &self.now().to_bytes(), id: None, kind: kind::REPAIR, more: false };
             let synced = transcript.promise_at(end)?.min(end);
