@@ -81,7 +81,7 @@ impl Timestamp {
 
     /// The time that `text` tells, which [`is_time`] has passed; the nearest one that can be held.
     pub(crate) fn of_line(text: &[u8]) -> Self {
-        debug_assert!(is_time(text));
+        debug_assert!(text.first_chunk().is_some_and(is_time));
         std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()).unwrap_or(Self(MAX_MS))
     }
 }
@@ -90,28 +90,59 @@ fn digit(value: i64) -> u8 {
     b'0' + u8::try_from(value.rem_euclid(10)).unwrap_or_default()
 }
 
-/// Whether `text` is a time in the one spelling that lines use.
-pub(crate) fn is_time(text: &[u8]) -> bool {
-    let Ok(text) = <&[u8; Timestamp::LEN]>::try_from(text) else { return false };
-    let (words, _) = text.as_chunks::<8>();
-    let [first, second, third] = words else { return false };
-    let shape = has_shape(*first, b"0000-00-") && has_shape(*second, b"00T00:00") && has_shape(*third, b":00.000Z");
-    let two = |at: usize| (text[at] & 15) * 10 + (text[at + 1] & 15);
-    shape
-        && (1..=12).contains(&two(5))
-        && (1..=days(u16::from(two(0)) * 100 + u16::from(two(2)), two(5))).contains(&two(8))
-        && two(11) <= 23
-        && two(14) <= 59
-        && two(17) <= 59
+/// Whether `text` is a time in the one spelling that lines use: eight bytes at once, since every line that is read has one.
+#[inline(always)]
+pub(crate) fn is_time(text: &[u8; Timestamp::LEN]) -> bool {
+    const SHAPES: [Shape; 3] = [Shape::of(b"9999-19-"), Shape::of(b"39T29:59"), Shape::of(b":59.999Z")];
+    let ([first, second, third], []) = text.as_chunks::<8>() else { return false };
+    let [(date, not_date), (time, not_time), (_, not_rest)] =
+        [SHAPES[0].read(*first), SHAPES[1].read(*second), SHAPES[2].read(*third)];
+    // Two digits in two bytes compare as the numbers that they spell.
+    let (month, day, hour) = (date >> 8 & 0xffff, time >> 48, time >> 24 & 0xffff);
+    (not_date | not_time | not_rest) == 0
+        && (0x0001..=0x0102).contains(&month)
+        && hour <= 0x0203
+        && day >= 0x0001
+        && (day <= 0x0208 || is_day(text))
 }
 
-/// Whether `text` has a digit where `shape` has 0, and else the same bytes: all eight at once, since every line that is read has
-/// a time.
-fn has_shape(text: [u8; 8], shape: &[u8; 8]) -> bool {
-    let digits = u64::from_be_bytes(shape.map(|c| if c == b'0' { 0xff } else { 0 }));
-    // Of a digit its value is left, of any other byte that fits nothing.
-    let left = u64::from_be_bytes(text) ^ u64::from_be_bytes(*shape);
-    left & !(digits & 0x0f0f_0f0f_0f0f_0f0f) == 0 && (left + 0x7676_7676_7676_7676) & 0x8080_8080_8080_8080 == 0
+/// Eight bytes of a time.
+struct Shape {
+    /// With 0 for each digit.
+    text: u64,
+    /// The bits that a digit's value may have.
+    free: u64,
+    /// What must be added to the greatest value of each digit to get 0x7f.
+    room: u64,
+}
+
+impl Shape {
+    /// By the greatest digit at each place; every other byte stands for itself.
+    const fn of(most: &[u8; 8]) -> Self {
+        let (mut text, mut free, mut room) = (*most, [0; 8], [0; 8]);
+        let mut at = 0;
+        while at < most.len() {
+            if most[at].is_ascii_digit() {
+                (text[at], free[at], room[at]) = (b'0', 0x0f, 0x7f - (most[at] - b'0'));
+            }
+            at += 1;
+        }
+        Self { text: u64::from_be_bytes(text), free: u64::from_be_bytes(free), room: u64::from_be_bytes(room) }
+    }
+
+    /// The values of the digits of `text`, each in its byte, and something else than 0 if it has another shape.
+    #[inline(always)]
+    fn read(&self, text: [u8; 8]) -> (u64, u64) {
+        let values = u64::from_be_bytes(text) ^ self.text;
+        (values, values & !self.free | values.wrapping_add(self.room) & 0x8080_8080_8080_8080)
+    }
+}
+
+/// Whether the month of `text`, which has a time's shape, has the day.
+#[cold]
+fn is_day(text: &[u8; Timestamp::LEN]) -> bool {
+    let two = |at: usize| (text[at] & 15) * 10 + (text[at + 1] & 15);
+    two(8) <= days(u16::from(two(0)) * 100 + u16::from(two(2)), two(5))
 }
 
 /// Days of a month in the Gregorian calendar.
@@ -199,7 +230,7 @@ mod tests {
         for ms in [MIN_MS, MAX_MS, 0, -1, 999, 1_763_688_582_123, 951_782_400_000] {
             let at = Timestamp::from_millis(ms);
             let text = at.to_string();
-            assert!(is_time(text.as_bytes()), "{text}");
+            assert!(is_time(&at.to_bytes()), "{text}");
             assert_eq!(Timestamp::of_line(text.as_bytes()), at, "{text}");
         }
         assert_eq!(Timestamp::from_millis(1_763_688_582_123).to_string(), "2025-11-21T01:29:42.123Z");
@@ -218,11 +249,36 @@ mod tests {
             "2025-01-01T00:00:60.000Z",
             "2025-01-01t00:00:00.000Z",
             "2025-01-01T00:00:00.000z",
-            "2025-01-01T00:00:00Z",
         ] {
-            assert!(!is_time(bad.as_bytes()), "{bad}");
+            assert!(!is_time(bad.as_bytes().first_chunk().expect("24 bytes")), "{bad}");
         }
         assert!(is_time(b"2024-02-29T00:00:00.000Z") && is_time(b"2000-02-29T00:00:00.000Z"));
+    }
+
+    #[test]
+    fn a_time_is_what_reads_back_as_it_is_spelled() {
+        let reads_back = |text: &[u8; Timestamp::LEN]| {
+            let at = std::str::from_utf8(text).ok().and_then(|text| text.parse::<Timestamp>().ok());
+            at.is_some_and(|at| at.to_bytes() == *text)
+        };
+        for base in [b"2026-11-21T01:29:42.123Z", b"2024-02-29T23:59:59.999Z", b"1900-02-28T10:00:00.000Z"] {
+            let mut tried = *base;
+            for (at, other) in (0..base.len()).flat_map(|at| (0..=255).map(move |other| (at, other))) {
+                tried[at] = other;
+                assert_eq!(is_time(&tried), reads_back(&tried), "{:?}", String::from_utf8_lossy(&tried));
+                tried = *base;
+            }
+            let digits: Vec<usize> = (0..base.len()).filter(|at| base[*at].is_ascii_digit()).collect();
+            for (nth, first) in digits.iter().enumerate() {
+                for (second, pair) in
+                    digits[nth + 1..].iter().flat_map(|second| (0..100).map(move |pair| (second, pair)))
+                {
+                    (tried[*first], tried[*second]) = (b'0' + pair / 10, b'0' + pair % 10);
+                    assert_eq!(is_time(&tried), reads_back(&tried), "{:?}", String::from_utf8_lossy(&tried));
+                    tried = *base;
+                }
+            }
+        }
     }
 
     #[test]

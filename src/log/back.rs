@@ -54,7 +54,7 @@ impl BackScanner {
             return Ok(Back::Bad(start, "no checksum stands before the line"));
         };
         self.end = start;
-        let checked = line::check(self.slice(start, end), link).map(|whole| whole.frame());
+        let checked = line::check(self.slice(start, end), link);
         Ok(match checked {
             Ok(frame) => {
                 self.last = (frame, link);

@@ -84,7 +84,7 @@ impl<F: Deref<Target: File>> Scanner<F> {
     }
 
     /// The link after the last line that was returned.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn link(&self) -> Link {
         self.link
     }
@@ -109,7 +109,7 @@ impl<F: Deref<Target: File>> Scanner<F> {
     }
 
     /// [`Scanner::next`] for callers that do not want the line at once; [`Scanner::line`] is the line then.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn advance(&mut self) -> io::Result<Advance> {
         let start = self.link.end;
         if start >= self.to {
@@ -117,8 +117,8 @@ impl<F: Deref<Target: File>> Scanner<F> {
         }
         let Some(len) = self.fill_line()? else { return Ok(Advance::Stop(self.no_line())) };
         match line::check(&self.buf[self.lo..self.lo + len], self.link) {
-            Ok(whole) => {
-                (self.last, self.link) = (whole.frame(), whole.link);
+            Ok(frame) => {
+                (self.last, self.link) = (frame, frame.link);
                 self.lo += len;
                 Ok(Advance::Line(start))
             }
@@ -127,13 +127,19 @@ impl<F: Deref<Target: File>> Scanner<F> {
     }
 
     /// The line that the last call advanced over.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn line(&self) -> Whole<'_> {
         self.last.of(&self.buf[self.lo - self.last.len..self.lo])
     }
 
+    /// Whether [`Scanner::line`] is of the kind that nearly every line is.
+    #[inline(always)]
+    pub(crate) fn is_data(&self) -> bool {
+        self.last.is_data
+    }
+
     /// [`Scanner::line`], and its bytes without the line feed.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn line_bytes(&self) -> (Whole<'_>, &[u8]) {
         let line = &self.buf[self.lo - self.last.len..self.lo];
         (self.last.of(line), line.strip_suffix(b"\n").unwrap_or(line))
@@ -154,7 +160,7 @@ impl<F: Deref<Target: File>> Scanner<F> {
     }
 
     /// Makes a whole line stand at `lo` and returns its length, or `None` when there is none before `to`.
-    #[inline]
+    #[inline(always)]
     fn fill_line(&mut self) -> io::Result<Option<usize>> {
         let mut searched = 0;
         loop {

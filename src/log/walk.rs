@@ -26,6 +26,13 @@ pub(crate) enum Walked<'a> {
     End,
 }
 
+/// A [`Walked`] without the line.
+pub(crate) enum Passed {
+    Line(u64),
+    Gap(Gap),
+    End,
+}
+
 impl Walk {
     pub(crate) fn new(source: Transcript, from: Link, to: u64) -> Self {
         Self::with_buffer(source, from, to, Vec::new())
@@ -43,13 +50,13 @@ impl Walk {
     }
 
     /// The file that is read.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn source(&self) -> &Transcript {
         &self.source
     }
 
-    /// The line that was returned last, and its bytes without the line feed.
-    #[inline]
+    /// The line that was passed last, and its bytes without the line feed.
+    #[inline(always)]
     pub(crate) fn line(&self) -> (Whole<'_>, &[u8]) {
         self.scanner.line_bytes()
     }
@@ -59,14 +66,29 @@ impl Walk {
         self.scanner.link()
     }
 
-    #[inline]
     pub(crate) fn next(&mut self) -> Result<Walked<'_>> {
+        Ok(match self.advance()? {
+            Passed::Line(start) => Walked::Line(start, self.scanner.line()),
+            Passed::Gap(gap) => Walked::Gap(gap),
+            Passed::End => Walked::End,
+        })
+    }
+
+    /// [`Walk::next`] for callers that do not want the line at once; [`Walk::line`] is the line then.
+    #[inline(always)]
+    pub(crate) fn advance(&mut self) -> Result<Passed> {
         let before = self.scanner.link();
         match self.scanner.advance().map_err(|error| self.source.io(error))? {
-            Advance::Line(start) => Ok(Walked::Line(start, self.scanner.line())),
-            Advance::End => Ok(Walked::End),
-            Advance::Stop(stop) => self.gap(before, stop.why()).map(Walked::Gap),
+            Advance::Line(start) => Ok(Passed::Line(start)),
+            Advance::End => Ok(Passed::End),
+            Advance::Stop(stop) => self.gap(before, stop.why()).map(Passed::Gap),
         }
+    }
+
+    /// Whether [`Walk::line`] is of the kind that nearly every line is.
+    #[inline(always)]
+    pub(crate) fn is_data(&self) -> bool {
+        self.scanner.is_data()
     }
 
     fn gap(&mut self, before: Link, why: &'static str) -> Result<Gap> {

@@ -10,7 +10,7 @@ use super::writer::open_named;
 use crate::Summary;
 use crate::disk::{Disk, How, Watch};
 use crate::error::{Error, Result};
-use crate::format::line::{Link, kind};
+use crate::format::line::{Link, Whole, kind};
 use crate::ids::{Offset, Position, RecordId, Seq, SessionKey, SideName, Uid};
 use crate::log::back::{Back, BackScanner};
 use crate::log::ends::{self, Seen};
@@ -19,7 +19,7 @@ use crate::log::large;
 use crate::log::lineage::{Extent, View};
 use crate::log::state::{Goal, State};
 use crate::log::transcript::{Tip, Transcript};
-use crate::log::walk::{Walk, Walked, is_inside, not_inside};
+use crate::log::walk::{Passed, Walk, is_inside, not_inside};
 use crate::objects::ObjectStore;
 use crate::store::Store;
 use crate::time::Timestamp;
@@ -394,8 +394,7 @@ impl Records {
     pub fn next(&mut self) -> Result<Option<Record<'_>>> {
         let found = self.advance();
         self.failed |= found.is_err();
-        let Some(start) = found? else { return Ok(None) };
-        let Some((walk, moved)) = &self.walk else { return Ok(None) };
+        let (Some(start), Some((walk, moved))) = (found?, &self.walk) else { return Ok(None) };
         let (whole, line) = walk.line();
         debug_assert_eq!(whole.link.end, start + whole.len as u64);
         let position = Position {
@@ -433,19 +432,24 @@ impl Records {
                 self.walk = Some((Walk::with_buffer(source, from, extent.to, buf), extent.moved));
                 continue;
             };
-            match walk.next()? {
-                Walked::Line(start, whole) => {
-                    let (data, inside) = (kind::is_record(whole.kind), is_inside(whole.kind));
-                    if !inside {
-                        return Err(not_inside(walk.source(), start, walk.line().0.kind));
+            match walk.advance()? {
+                Passed::Line(start) => {
+                    if !walk.is_data() {
+                        let (Whole { kind, .. }, _) = walk.line();
+                        if !is_inside(kind) {
+                            return Err(not_inside(walk.source(), start, kind));
+                        }
+                        if !kind::is_record(kind) {
+                            continue;
+                        }
                     }
-                    self.next += u64::from(data);
-                    if data && self.next > self.skip_to {
+                    self.next += 1;
+                    if self.next > self.skip_to {
                         return Ok(Some(start));
                     }
                 }
-                Walked::Gap(gap) => self.next += gap.records,
-                Walked::End => self.spare = self.walk.take().map_or_else(Vec::new, |(walk, _)| walk.into_buffer()),
+                Passed::Gap(gap) => self.next += gap.records,
+                Passed::End => self.spare = self.walk.take().map_or_else(Vec::new, |(walk, _)| walk.into_buffer()),
             }
         }
     }
