@@ -59,7 +59,13 @@ struct Features {
 }
 
 impl Features {
+    /// With the widest instructions that this processor has.
     fn of(json: &[u8]) -> Self {
+        fearless_simd::dispatch!(fearless_simd::Level::new(), _ => Self::of_each(json))
+    }
+
+    #[inline(always)]
+    fn of_each(json: &[u8]) -> Self {
         let (blocks, rest) = json.as_chunks::<64>();
         let whole = Self { opens: 0, suspect: false };
         blocks.iter().fold(whole, |seen, block| seen.and(block)).and(rest)
@@ -67,7 +73,7 @@ impl Features {
 
     /// With what at most 255 bytes more tell. Written without branches in the loop, so that it compiles to vector instructions;
     /// they are best for whole blocks.
-    #[inline]
+    #[inline(always)]
     fn and(self, part: &[u8]) -> Self {
         let (mut opens, mut suspect) = (0_u8, 0);
         for &c in part {

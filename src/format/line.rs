@@ -149,7 +149,7 @@ impl Frame {
 }
 
 /// Where the kind begins in a line whose id has so many bytes; 0 for none.
-#[inline]
+#[inline(always)]
 fn kind_at(id: usize) -> usize {
     HEAD_LEN + if id == 0 { 0 } else { ID.len() + id + AFTER_AT.len() }
 }
@@ -171,6 +171,7 @@ pub(crate) struct Draft<'a> {
 }
 
 /// Adds to `out` what a line has before its payload.
+#[inline(always)]
 pub(crate) fn begin(out: &mut Vec<u8>, draft: Draft<'_>) {
     debug_assert!(is_time(draft.at));
     let mut head = *HEAD;
@@ -188,7 +189,7 @@ pub(crate) fn begin(out: &mut Vec<u8>, draft: Draft<'_>) {
 /// Adds to `out` what a line has behind its payload, which [begins](begin) at `start`, and returns where its parts are.
 ///
 /// `before` is the link before the line; `synced` is the promise that it makes.
-#[inline]
+#[inline(always)]
 pub(crate) fn finish(out: &mut Vec<u8>, start: usize, draft: Draft<'_>, before: Link, synced: u64) -> Frame {
     debug_assert!(before.synced <= synced && synced <= before.end);
     debug_assert!(!before.more || synced == before.synced, "a batch makes one promise");
@@ -201,7 +202,8 @@ pub(crate) fn finish(out: &mut Vec<u8>, start: usize, draft: Draft<'_>, before: 
     Frame { id, kind: draft.kind.len(), is_data: draft.kind == kind::DATA, payload, len, link }
 }
 
-/// Adds the tail to the line that begins at `start`, and returns its crc. Of [`finish`] the part that is worth a call.
+/// Adds the tail to the line that begins at `start`, and returns its crc.
+#[inline(always)]
 fn put_tail(out: &mut Vec<u8>, start: usize, more: bool, before: Crc, synced: u64) -> Crc {
     let mut tail = *TAIL;
     tail[SYNCED.len()..SYNCED.len() + 12].copy_from_slice(&hex::<12>(synced));
@@ -421,6 +423,7 @@ pub(crate) fn crc32(bytes: &[u8]) -> Crc {
 }
 
 /// The last `N` of the 16 hexadecimal digits of `value`.
+#[inline(always)]
 pub(crate) fn hex<const N: usize>(value: u64) -> [u8; N] {
     /// Eight digits at once: a hexadecimal digit to a byte, then to its character.
     fn digits(value: u64) -> [u8; 8] {
