@@ -120,6 +120,16 @@ fn session(dir: &Path, name: String, durability: Durability) -> (Store, Session)
     (store, session)
 }
 
+/// Has memory at hand for `bytes` that are about to be written: a virtual machine fetches from its host what it has not used lately, page
+/// by page, and that takes as long as the writing. Who comes first would pay for all.
+fn fetch_memory(dir: &Path, bytes: usize) {
+    let path = dir.join("scratch");
+    let mut scratch = File::create(&path).unwrap();
+    let some = vec![1; 1 << 20];
+    (0..bytes.div_ceil(some.len())).for_each(|_| scratch.write_all(&some).unwrap());
+    std::fs::remove_file(path).unwrap();
+}
+
 /// Appends to a session in ways that must keep up with a loop that only writes.
 fn appends(dir: &Path, rounds: usize) {
     const N: usize = 50_000;
@@ -130,6 +140,7 @@ fn appends(dir: &Path, rounds: usize) {
     let raw = RawValue::from_string(json.clone()).unwrap();
     let line = vec![b'x'; json.len() + FRAME];
     let bare = |name: &str, round: usize, bytes: &[u8], n: usize| {
+        fetch_memory(dir, 2 * n * bytes.len());
         let path = dir.join(format!("bare-{name}-{round}"));
         let mut file = File::create(&path).unwrap();
         let took = timed(|| (0..n).for_each(|_| file.write_all(bytes).unwrap()));
@@ -138,6 +149,7 @@ fn appends(dir: &Path, rounds: usize) {
         took
     };
     let ours = |name: &str, round: usize, append: &dyn Fn(&Session)| {
+        fetch_memory(dir, 2 * N * line.len());
         let (store, session) = session(dir, format!("{name}-{round}"), Durability::Write);
         let took = timed(|| (0..N).for_each(|_| append(&session)));
         let key = session.key().clone();
@@ -167,6 +179,7 @@ fn appends(dir: &Path, rounds: usize) {
     let (a, b) = pair(
         rounds,
         |round| {
+            fetch_memory(dir, 2 * N * line.len());
             let (store, session) = session(dir, format!("batch-{round}"), Durability::Write);
             let took = timed(|| (0..N / 100).for_each(|_| drop(session.append_batch(&batch).unwrap())));
             let key = session.key().clone();

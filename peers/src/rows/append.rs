@@ -79,9 +79,11 @@ fn write(
     payloads: &[Payload],
     n: usize,
 ) -> Outcome {
+    let bytes: usize = payloads.iter().cycle().take(n).map(|payload| payload.text.len()).sum();
     let cases = with_mode(peers, Mode::Write).map(|(peer, promise)| {
         prove(peer, &setting.dir, Mode::Write, &payloads[..payloads.len().min(100)]);
         Case::new(peer.name(), promise, move |_| {
+            setting.fetch_memory(2 * bytes);
             let dir = setting.temp();
             let log = peer.open(dir.path(), Mode::Write, 1);
             let mut clock = Clock::new();
@@ -99,10 +101,12 @@ fn write(
 fn batch(setting: &Setting, peers: &[Box<dyn Peer>], payloads: &[Payload]) -> Outcome {
     const SIZE: usize = 100;
     let n = setting.size(3, 200, 500);
+    let bytes: usize = payloads.iter().cycle().take(n * SIZE).map(|payload| payload.text.len()).sum();
     let cases = with_mode(peers, Mode::Write).map(|(peer, promise)| {
         prove(peer, &setting.dir, Mode::Write, &payloads[..2 * SIZE]);
         let promise = if peer.name().starts_with("bare") { "writev" } else { promise };
         Case::new(peer.name(), promise, move |_| {
+            setting.fetch_memory(2 * bytes);
             let dir = setting.temp();
             let log = peer.open(dir.path(), Mode::Write, 1);
             let mut clock = Clock::new();

@@ -10,6 +10,8 @@ mod open;
 mod read;
 
 use std::cell::OnceCell;
+use std::fs::File;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use crate::measure::{self, Outcome, Row};
@@ -75,6 +77,15 @@ impl Setting {
     pub(crate) fn memory(&self) -> tempfile::TempDir {
         let shared = Path::new("/dev/shm");
         temp_in(if shared.is_dir() { shared } else { &self.dir })
+    }
+
+    /// Has memory at hand for `bytes` that are about to be written: a virtual machine fetches from its host what it has not used
+    /// lately, page by page, and that takes as long as the writing. Who comes first would pay for all.
+    pub(crate) fn fetch_memory(&self, bytes: usize) {
+        let dir = self.temp();
+        let mut scratch = File::create(dir.path().join("scratch")).expect("a file to write to");
+        let some = vec![1; 1 << 20];
+        (0..bytes.div_ceil(some.len())).for_each(|_| scratch.write_all(&some).expect("room for it"));
     }
 
     /// Whether the row is wanted.
