@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::str::FromStr;
-#[cfg(not(unix))]
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use jiff::tz::TimeZone;
@@ -199,14 +198,6 @@ pub trait Env: fmt::Debug + Send + Sync {
 pub struct OsEnv;
 
 impl Env for OsEnv {
-    /// Asked for every record, so without the steps that `SystemTime` takes on its way.
-    #[cfg(unix)]
-    fn now(&self) -> Timestamp {
-        let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
-        Timestamp::from_millis(now.tv_sec.saturating_mul(1000).saturating_add(now.tv_nsec / 1_000_000))
-    }
-
-    #[cfg(not(unix))]
     fn now(&self) -> Timestamp {
         let millis = |of: Duration| {
             let seconds = i64::try_from(of.as_secs()).unwrap_or(i64::MAX);
