@@ -3,7 +3,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use forklog::{AgentDigest, Durability, Error, NewRecord, NewSession, OpenOptions, Session, SessionKey, Store};
+use forklog::{
+    AgentDigest, Digest, Durability, Error, NewRecord, NewSession, NoDigest, OpenOptions, Session, SessionKey, Store,
+};
 
 use super::{Log, Mode, Payload, Peer};
 
@@ -15,15 +17,17 @@ pub(crate) enum How {
     Bytes,
     /// [`How::Raw`] into spaces that are laid ahead, which only a sync is cheaper for.
     Ahead,
+    /// [`How::Raw`], and what a list shows of the session is learnt from each message.
+    Digest,
 }
 
 /// Bytes of spaces that [`How::Ahead`] lays at once.
 const AHEAD: u32 = 256 << 10;
 
-/// forklog. Its index and digest are at work as they are for everybody.
+/// forklog. Its index is at work as it is for everybody, its digest only in [`How::Digest`]: no other side looks into what it is given.
 pub(crate) struct Forklog(pub(crate) How);
 
-/// The store in `dir`.
+/// The store in `dir`, with what a list shows.
 pub(crate) fn store(dir: &Path) -> Store {
     Store::options().digest(Arc::new(AgentDigest)).open(dir).expect("a store")
 }
@@ -43,6 +47,7 @@ impl Peer for Forklog {
             How::Raw => "RawValue",
             How::Bytes => "bytes, validated",
             How::Ahead => "RawValue, spaces ahead",
+            How::Digest => "RawValue and digest",
         };
         format!("forklog, {how}")
     }
@@ -51,12 +56,14 @@ impl Peer for Forklog {
         match mode {
             Mode::Write if self.0 == How::Ahead => None,
             Mode::Write => Some("Write"),
+            Mode::Sync if self.0 == How::Digest => None,
             Mode::Sync => Some("Sync"),
         }
     }
 
     fn open(&self, dir: &Path, mode: Mode, sessions: u64) -> Box<dyn Log> {
-        let store = store(&dir.join("forklog"));
+        let digest: Arc<dyn Digest> = if self.0 == How::Digest { Arc::new(AgentDigest) } else { Arc::new(NoDigest) };
+        let store = Store::options().digest(digest).open(dir.join("forklog")).expect("a store");
         let padding = if self.0 == How::Ahead { AHEAD } else { 0 };
         let options = OpenOptions { padding, ..options(mode) };
         let open = |n| {
@@ -92,7 +99,7 @@ impl Log for Open {
         let session = self.session(session);
         let appended = match self.how {
             How::Serialize => session.append(&payload.value),
-            How::Raw | How::Ahead => session.append_raw(&payload.raw),
+            How::Raw | How::Ahead | How::Digest => session.append_raw(&payload.raw),
             How::Bytes => session.append_json(payload.text.as_bytes()),
         };
         appended.expect("appended");
@@ -101,7 +108,7 @@ impl Log for Open {
     fn batch(&self, session: u64, payloads: &[Payload]) {
         let records = payloads.iter().map(|payload| match self.how {
             How::Serialize => NewRecord::of(&payload.value),
-            How::Raw | How::Ahead => NewRecord::raw(&payload.raw),
+            How::Raw | How::Ahead | How::Digest => NewRecord::raw(&payload.raw),
             How::Bytes => NewRecord::json(payload.text.as_bytes()),
         });
         let records: Vec<_> = records.map(|record| record.expect("a record")).collect();

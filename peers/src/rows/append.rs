@@ -22,6 +22,7 @@ fn everybody() -> Vec<Box<dyn Peer>> {
         Box::new(Forklog(How::Serialize)),
         Box::new(Forklog(How::Bytes)),
         Box::new(Forklog(How::Ahead)),
+        Box::new(Forklog(How::Digest)),
         Box::new(Bare),
         Box::new(Jsonl),
         Box::new(Sqlite),

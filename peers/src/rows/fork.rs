@@ -41,10 +41,10 @@ fn fork(store: &Store, at: u64) -> SessionKey {
 fn make(setting: &Setting) -> Outcome {
     let large = setting.large();
     let half = large.records / 2;
-    let ours = store(&large.of(&Forklog(How::Raw)).join("forklog"));
+    let ours = store(&large.of(&Forklog(How::Digest)).join("forklog"));
     let other = ours.clone();
     let small = setting.temp();
-    Forklog(How::Raw).open(small.path(), Mode::Write, 1).batch(0, &payloads(workload::fixed(948, 1024)));
+    Forklog(How::Digest).open(small.path(), Mode::Write, 1).batch(0, &payloads(workload::fixed(948, 1024)));
     let small_store = store(&small.path().join("forklog"));
     let mut cases = vec![
         Case::new(format!("forklog, middle of {} MiB", large.mib), "synced", move |_| {
@@ -161,7 +161,7 @@ fn bytes(setting: &Setting) -> Outcome {
     let (forks, copies) = (setting.size(20_u64, 1000, 1000), 20_u64);
     let texts = payloads(workload::fixed(948, 1024));
     let temp = setting.temp();
-    let log = Forklog(How::Raw).open(temp.path(), Mode::Write, 1);
+    let log = Forklog(How::Digest).open(temp.path(), Mode::Write, 1);
     (0..MIB).for_each(|_| log.batch(0, &texts));
     drop(log);
     const ALL: [Counted; 3] = [Counted::Transcripts, Counted::Files, Counted::Blocks];

@@ -20,7 +20,7 @@ pub(super) fn rows(setting: &Setting, done: &mut impl FnMut(Outcome)) {
 }
 
 const READERS: [(&str, &dyn Peer); 6] = [
-    ("forklog", &Forklog(How::Raw)),
+    ("forklog", &Forklog(How::Digest)),
     ("jsonl", &Jsonl),
     ("sqlite", &Sqlite),
     ("redb", &Redb),

@@ -27,13 +27,13 @@ fn open(peer: &dyn Peer, dir: &Path) -> Sample {
 /// A transcript of 1 MiB.
 fn small(dir: &Path) {
     let texts = payloads(workload::fixed(948, 1024));
-    Forklog(How::Raw).open(dir, Mode::Write, 1).batch(0, &texts);
+    Forklog(How::Digest).open(dir, Mode::Write, 1).batch(0, &texts);
 }
 
 fn clean(setting: &Setting) -> Outcome {
     let large = setting.large();
     let mut cases = Vec::new();
-    for peer in [&Forklog(How::Raw) as &dyn Peer, &Sqlite] {
+    for peer in [&Forklog(How::Digest) as &dyn Peer, &Sqlite] {
         let dir = large.of(peer);
         cases.push(Case::new(format!("{}, {} MiB", peer.name(), large.mib), "store and session", move |_| {
             open(peer, dir)
@@ -41,7 +41,7 @@ fn clean(setting: &Setting) -> Outcome {
     }
     let dir = setting.temp();
     small(dir.path());
-    cases.insert(1, Case::new("forklog, 1 MiB", "store and session", move |_| open(&Forklog(How::Raw), dir.path())));
+    cases.insert(1, Case::new("forklog, 1 MiB", "store and session", move |_| open(&Forklog(How::Digest), dir.path())));
     let what = "open for append after a clean close".to_owned();
     let row = Row { id: "open-clean", what, unit: Unit::Seconds, goal: "1 ms; 1.5 × of 1 MiB", cases };
     setting.run_rounds(row, setting.rounds * 3)
@@ -92,13 +92,13 @@ fn killed(setting: &Setting) -> Outcome {
             let temp = (size == 1).then(|| setting.temp());
             let dir = match &temp {
                 Some(temp) => temp.path(),
-                None => large.of(&Forklog(How::Raw)),
+                None => large.of(&Forklog(How::Digest)),
             };
             if size == 1 {
                 small(dir);
             }
             write_and_die(dir, "forklog", written);
-            open(&Forklog(How::Raw), dir)
+            open(&Forklog(How::Digest), dir)
         })
     });
     let mut cases: Vec<_> = cases.into_iter().collect();
