@@ -26,8 +26,8 @@ impl<'a> NewRecord<'a> {
     ///
     /// [`Error::BadJson`] when the value refuses (a map with keys that are no strings, say), [`Error::TooDeep`].
     pub fn of<T: Serialize + ?Sized>(value: &T) -> Result<Self> {
-        // Most messages fit, and the text need not be moved while it grows.
-        let mut payload = Vec::with_capacity(2 << 10);
+        // So that a message of ordinary length is not moved again and again while it grows.
+        let mut payload = Vec::with_capacity(256);
         json::write(&mut payload, value)?;
         Ok(Self { payload: Cow::Owned(payload), id: None, at: None })
     }

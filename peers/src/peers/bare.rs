@@ -88,7 +88,7 @@ impl Log for Files {
 
     fn read(&self, session: u64, each: &mut dyn FnMut(&[u8])) {
         let mut file = File::open(&self.paths[usize::try_from(session).expect("few sessions")]).expect("a file");
-        let (mut buffer, mut kept) = (vec![0; 256 << 10], 0);
+        let (mut buffer, mut kept) = (vec![0; 1 << 20], 0);
         loop {
             if kept == buffer.len() {
                 buffer.resize(kept * 2, 0);

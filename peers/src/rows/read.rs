@@ -1,7 +1,9 @@
 //! Reading: all of a long transcript, its end, and a search in many.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::hint::black_box;
+use std::io;
+use std::path::Path;
 use std::process::Command;
 
 use forklog::disk::{Disk as _, How as Open, OsDisk};
@@ -40,6 +42,17 @@ pub(super) fn rows(setting: &Setting, done: &mut impl FnMut(Outcome)) {
     }
 }
 
+/// Reads all files of a side. What was not touched for some seconds a virtual machine's host may be slow to give, and of all sides' files some are read
+/// more often than others.
+fn touch(dir: &Path) {
+    for entry in fs::read_dir(dir).expect("a directory").map(|entry| entry.expect("an entry").path()) {
+        match entry.is_dir() {
+            true => touch(&entry),
+            false => drop(io::copy(&mut File::open(entry).expect("a file"), &mut io::sink())),
+        }
+    }
+}
+
 fn all(setting: &Setting) -> Outcome {
     let large = setting.large();
     let (records, bytes) = (large.records, large.bytes);
@@ -47,6 +60,7 @@ fn all(setting: &Setting) -> Outcome {
     for peer in readers() {
         let dir = large.of(peer);
         cases.push(Case::new(peer.name(), reading(peer), move |_| {
+            touch(dir);
             let log = peer.open(dir, Mode::Write, 1);
             let mut count = 0;
             let sample = Sample::rate(bytes, || {
@@ -62,6 +76,7 @@ fn all(setting: &Setting) -> Outcome {
     let dir = large.of(&Bare);
     // What verifying cannot do without: finding the lines, and a checksum of each.
     cases.push(Case::new(Bare.name(), "read(2), lines, CRC-32", move |_| {
+        touch(dir);
         let log = Bare.open(dir, Mode::Write, 1);
         Sample::rate(bytes, || {
             let mut crc = 0;
@@ -77,10 +92,12 @@ fn all(setting: &Setting) -> Outcome {
     let map = move || OsDisk.open(&path, Open::Read).and_then(|file| file.map()).expect("a map");
     let scan = map.clone();
     cases.push(Case::new("bare mmap", "line feeds", move |_| {
+        touch(dir);
         Sample::rate(bytes, || assert_eq!(memchr::memchr_iter(b'\n', &scan()).count() as u64, records))
     }));
     let verify = map.clone();
     cases.push(Case::new("bare mmap", "line feeds, CRC-32", move |_| {
+        touch(dir);
         Sample::rate(bytes, || {
             let map = verify();
             let (mut from, mut crc) = (0, 0);
@@ -94,6 +111,7 @@ fn all(setting: &Setting) -> Outcome {
     }));
     let mut copy = vec![0; 256 << 10];
     cases.push(Case::new("bare memory copy", "through 256 KiB", move |_| {
+        touch(dir);
         Sample::rate(bytes, || {
             for chunk in map().chunks(copy.len()) {
                 copy[..chunk.len()].copy_from_slice(chunk);
