@@ -81,7 +81,7 @@ impl Timestamp {
 
     /// The time that `text` tells, which [`is_time`] has passed; the nearest one that can be held.
     pub(crate) fn of_line(text: &[u8]) -> Self {
-        debug_assert!(text.first_chunk().is_some_and(is_time));
+        debug_assert!(text.try_into().is_ok_and(is_time));
         std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()).unwrap_or(Self(MAX_MS))
     }
 }
