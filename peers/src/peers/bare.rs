@@ -87,24 +87,7 @@ impl Log for Files {
     }
 
     fn read(&self, session: u64, each: &mut dyn FnMut(&[u8])) {
-        let mut file = File::open(&self.paths[usize::try_from(session).expect("few sessions")]).expect("a file");
-        let (mut buffer, mut kept) = (vec![0; 1 << 20], 0);
-        loop {
-            if kept == buffer.len() {
-                buffer.resize(kept * 2, 0);
-            }
-            let got = file.read(&mut buffer[kept..]).expect("read");
-            if got == 0 {
-                return;
-            }
-            let mut from = 0;
-            for end in memchr::memchr_iter(b'\n', &buffer[..kept + got]) {
-                each(&buffer[from..end]);
-                from = end + 1;
-            }
-            buffer.copy_within(from..kept + got, 0);
-            kept = kept + got - from;
-        }
+        read_lines(&self.paths[usize::try_from(session).expect("few sessions")], each);
     }
 
     fn last(&self, session: u64, n: usize, each: &mut dyn FnMut(&[u8])) {
@@ -116,6 +99,28 @@ impl Log for Files {
             }
         });
         lines.iter().for_each(|line| each(line));
+    }
+}
+
+/// Shows each line of a file, without its line feed.
+pub(crate) fn read_lines(path: &Path, mut each: impl FnMut(&[u8])) {
+    let mut file = File::open(path).expect("a file");
+    let (mut buffer, mut kept) = (vec![0; 1 << 20], 0);
+    loop {
+        if kept == buffer.len() {
+            buffer.resize(kept * 2, 0);
+        }
+        let got = file.read(&mut buffer[kept..]).expect("read");
+        if got == 0 {
+            return;
+        }
+        let mut from = 0;
+        for end in memchr::memchr_iter(b'\n', &buffer[..kept + got]) {
+            each(&buffer[from..end]);
+            from = end + 1;
+        }
+        buffer.copy_within(from..kept + got, 0);
+        kept = kept + got - from;
     }
 }
 

@@ -1,6 +1,6 @@
 //! forklog itself, by each of its ways to append.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use forklog::{
@@ -76,6 +76,11 @@ impl Peer for Forklog {
         let sessions = (0..sessions).map(|n| open(n).expect("a session")).collect();
         Box::new(Open { how: self.0, store, sessions })
     }
+}
+
+/// The file of session 0, once [`Forklog`] has made it in `dir`.
+pub(crate) fn transcript(dir: &Path) -> PathBuf {
+    dir.join("forklog/projects/peers/s0/transcript.jsonl")
 }
 
 fn key(n: u64) -> SessionKey {

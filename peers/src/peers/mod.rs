@@ -15,8 +15,8 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-pub(crate) use bare::{Bare, FRAME, Grouped};
-pub(crate) use engine::{Forklog, How, options, store};
+pub(crate) use bare::{Bare, FRAME, Grouped, read_lines};
+pub(crate) use engine::{Forklog, How, options, store, transcript};
 pub(crate) use jsonl::Jsonl;
 pub(crate) use keyed::{Fjall, Redb};
 pub(crate) use lmdb::Lmdb;

@@ -21,7 +21,7 @@ use crate::workload::{self, Random};
 pub(crate) struct Large {
     dir: tempfile::TempDir,
     pub(crate) records: u64,
-    /// Of all payloads together.
+    /// Of all lines together, as the bare file has them, which is a transcript of `mib`.
     pub(crate) bytes: u64,
     pub(crate) mib: u64,
     made: Cell<Vec<String>>,
@@ -35,7 +35,14 @@ impl Large {
         let mib = setting.size(4, 256, 1024);
         let records = (mib << 20) / (1024 + FRAME as u64) / BATCH as u64 * BATCH as u64;
         let payloads = payloads(workload::fixed(BATCH, 1024));
-        Self { dir: setting.temp(), records, bytes: records * 1024, mib, made: Cell::default(), payloads }
+        Self {
+            dir: setting.temp(),
+            records,
+            bytes: records * (1024 + FRAME as u64),
+            mib,
+            made: Cell::default(),
+            payloads,
+        }
     }
 
     /// The directory in which `peer` has the transcript as session 0.
