@@ -140,7 +140,9 @@ pub(crate) struct StoreHeader {
 /// Reads a control payload; `None` when it is not exactly what [`encode`] writes for some value.
 pub(crate) fn decode<T: DeserializeOwned + Serialize>(payload: &[u8]) -> Option<T> {
     let value: T = serde_json::from_slice(payload).ok()?;
-    (encode(&value) == payload).then_some(value)
+    let mut again = Vec::with_capacity(payload.len());
+    serde_json::to_writer(&mut again, &value).ok()?;
+    (again == payload).then_some(value)
 }
 
 /// Writes a control payload.

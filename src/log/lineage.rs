@@ -1,9 +1,12 @@
 //! What a reader sees: the extents of a view, through head moves and forks (FORMAT.md, section 5).
 
+use std::io;
 use std::iter::once_with;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use foldhash::HashSet;
 
 use super::transcript::Transcript;
 use crate::MAX_LINEAGE;
@@ -41,22 +44,31 @@ impl Layout {
         }
     }
 
-    /// Where the file of `base` may be, in the order in which it is looked for: `session` is read, and the file that names the base was
-    /// found in `dir`.
-    pub(crate) fn bases(&self, session: &Path, dir: &Path, base: &Base) -> impl Iterator<Item = PathBuf> {
+    /// Where the file of `base` may be, in the order in which it is looked for: `session` is read, if it has copies at all, and the file that
+    /// names the base was found in `dir`.
+    pub(crate) fn bases(&self, session: Option<&Path>, dir: &Path, base: &Base) -> impl Iterator<Item = PathBuf> {
         let uid = Position::from(base.at).uid;
-        let side = base.side.as_ref();
         // Mostly the third is the one, and paths cost more than looking there.
-        let copy = once_with(move || Self::copy(session, uid));
-        let nearer = (dir != session).then_some(dir).into_iter().map(move |dir| Self::copy(dir, uid));
-        let named = once_with(move || self.session(&base.project, &base.session).join(Self::transcript(side)));
-        let grave = once_with(move || self.grave(base.main).join(Self::transcript(side)));
+        let copy = session.into_iter().map(move |session| Self::copy(session, uid));
+        let nearer = (session != Some(dir)).then_some(dir).into_iter().map(move |dir| Self::copy(dir, uid));
+        let named = once_with(move || self.named(base));
+        let grave = once_with(move || self.grave(base.main).join(Self::transcript(base.side.as_ref())));
         copy.chain(nearer).chain(named).chain(grave)
+    }
+
+    /// Where the file of `base` was when the fork was made.
+    fn named(&self, base: &Base) -> PathBuf {
+        self.session(&base.project, &base.session).join(Self::transcript(base.side.as_ref()))
     }
 
     /// The copy of an ancestor in a session's directory.
     pub(crate) fn copy(session: &Path, uid: Uid) -> PathBuf {
-        session.join("lineage").join(format!("{uid}.jsonl"))
+        Self::copies(session).join(format!("{uid}.jsonl"))
+    }
+
+    /// Where a session has copies of its ancestors.
+    fn copies(session: &Path) -> PathBuf {
+        session.join("lineage")
     }
 }
 
@@ -79,6 +91,10 @@ pub(crate) struct Lineage<'d> {
     ///
     /// Invariant: never empty; each but the last has a base, whose file is the next.
     chain: Vec<Arc<Ancestor>>,
+    /// The uids in `chain`.
+    seen: HashSet<Uid>,
+    /// Whether the transcript's session has copies of ancestors, once that is known.
+    has_copies: Option<bool>,
 }
 
 /// One file of a lineage.
@@ -108,6 +124,8 @@ struct Sought {
     layout: Arc<Layout>,
     /// The session directory of the first one.
     session: Arc<Path>,
+    /// Whether that had copies. If not, one that was made since is looked for last.
+    has_copies: bool,
     /// The session directory of the file that names it.
     dir: Arc<Path>,
     base: Arc<Base>,
@@ -138,7 +156,7 @@ impl Sought {
                 return Ok(found);
             }
         }
-        let path = self.places().last().unwrap_or_default();
+        let path = self.layout.named(&self.base);
         Err(Error::Lineage { path, why: "the file that a fork was made from is gone or was cut" })
     }
 
@@ -147,7 +165,10 @@ impl Sought {
         let uid = Position::from(self.base.at).uid;
         // The session of the file that names it may be deleted while this is in use, and takes its copies along.
         let taken = self.main.into_iter().map(move |main| Layout::copy(&self.layout.grave(main), uid));
-        self.layout.bases(&self.session, &self.dir, &self.base).chain(taken)
+        let copy =
+            (!self.has_copies).then_some(&*self.session).into_iter().map(move |session| Layout::copy(session, uid));
+        let session = self.has_copies.then_some(&*self.session);
+        self.layout.bases(session, &self.dir, &self.base).chain(taken).chain(copy)
     }
 }
 
@@ -248,7 +269,9 @@ impl<'d> Lineage<'d> {
             dir: session_dir(&own.path).into(),
             access: Access::Held(Box::new(own.clone())),
         };
-        Self { disk, layout: Arc::new(layout.clone()), open: (0, own.clone()), chain: vec![Arc::new(first)] }
+        let seen = HashSet::from_iter([first.uid]);
+        let (layout, chain) = (Arc::new(layout.clone()), vec![Arc::new(first)]);
+        Self { disk, layout, open: (0, own.clone()), chain, seen, has_copies: None }
     }
 
     /// The view at `end`, which must be a position in this transcript or one of its ancestors.
@@ -324,12 +347,13 @@ impl<'d> Lineage<'d> {
         if level >= MAX_LINEAGE {
             return lineage("it is too long");
         }
-        if self.chain.iter().any(|seen| seen.uid == limit.uid) {
+        if self.seen.contains(&limit.uid) {
             return lineage("it comes back to itself");
         }
         let sought = Sought {
             layout: self.layout.clone(),
             session: self.chain[0].dir.clone(),
+            has_copies: self.has_copies(),
             dir: child.dir.clone(),
             base: base.clone(),
             main: match &child.access {
@@ -346,8 +370,16 @@ impl<'d> Lineage<'d> {
             access: Access::Sought(sought),
         };
         self.open = (level + 1, found);
+        self.seen.insert(next.uid);
         self.chain.push(Arc::new(next));
         Ok(true)
+    }
+
+    /// Whether the transcript's session has copies of ancestors: most have none, and need not be asked for each ancestor.
+    fn has_copies(&mut self) -> bool {
+        let (disk, dir) = (self.disk, &self.chain[0].dir);
+        let missing = |error: io::Error| error.kind() == io::ErrorKind::NotFound;
+        *self.has_copies.get_or_insert_with(|| !disk.stat(&Layout::copies(dir)).is_err_and(missing))
     }
 
     /// Every ancestor, nearest first, the transcript itself left out.

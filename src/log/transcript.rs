@@ -82,8 +82,7 @@ impl Transcript {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(Error::io("open", path, error)),
         };
-        let len = file.len().map_err(|error| Error::io("read", path, error))?;
-        let mut scanner = Scanner::new(file.clone(), Link::default(), len);
+        let mut scanner = Scanner::new(file.clone(), Link::default(), u64::MAX);
         let line = scanner.peek().map_err(|error| Error::io("read", path, error))?;
         let (header, created, first) = read_header(path, line.unwrap_or_default())?;
         Ok(Some(Self { path: path.to_owned(), file: file.clone(), header, created, first }))

@@ -180,6 +180,21 @@ fn an_open_fork_goes_on_while_its_rerooted_parent_is_deleted() {
 }
 
 #[test]
+fn a_reader_finds_copies_that_its_session_was_given_after_it_had_looked() {
+    let (_dir, store) = store();
+    drop(third_generation(&store));
+    let texts = |reader: &Reader| reader.records().collect::<Result<Vec<_>, _>>();
+    let reader = store.read(&key("c")).expect("readable");
+    let before = texts(&reader).expect("readable");
+    store.reroot(&key("c")).expect("copied");
+    for id in ["a", "b"] {
+        store.delete(&key(id)).expect("deleted");
+    }
+    assert_eq!(store.gc(false).expect("collected").kept, 0, "nothing is left but the copies");
+    assert_eq!(texts(&reader).expect("still readable"), before);
+}
+
+#[test]
 fn a_deleted_sessions_copies_of_its_ancestors_stay_while_a_fork_needs_them() {
     let (_dir, store) = store();
     append(&third_generation(&store), &["4"]);
