@@ -90,13 +90,17 @@ fn digit(value: i64) -> u8 {
     b'0' + u8::try_from(value.rem_euclid(10)).unwrap_or_default()
 }
 
-/// Whether `text` is a time in the one spelling that lines use: eight bytes at once, since every line that is read has one.
+/// A time's text in the words in which it is checked: eight bytes at once, since every line that is read has one.
+const DATE: Shape = Shape::of(b"9999-19-");
+const HOUR: Shape = Shape::of(b"39T29:59");
+const SECOND: Shape = Shape::of(b":59.999Z");
+
+/// Whether `text` is a time in the one spelling that lines use.
 #[inline(always)]
 pub(crate) fn is_time(text: &[u8; Timestamp::LEN]) -> bool {
-    const SHAPES: [Shape; 3] = [Shape::of(b"9999-19-"), Shape::of(b"39T29:59"), Shape::of(b":59.999Z")];
     let ([first, second, third], []) = text.as_chunks::<8>() else { return false };
     let [(date, not_date), (time, not_time), (_, not_rest)] =
-        [SHAPES[0].read(*first), SHAPES[1].read(*second), SHAPES[2].read(*third)];
+        [DATE.read(*first), HOUR.read(*second), SECOND.read(*third)];
     // Two digits in two bytes compare as the numbers that they spell.
     let (month, day, hour) = (date >> 8 & 0xffff, time >> 48, time >> 24 & 0xffff);
     (not_date | not_time | not_rest) == 0
@@ -104,6 +108,23 @@ pub(crate) fn is_time(text: &[u8; Timestamp::LEN]) -> bool {
         && hour <= 0x0203
         && day >= 0x0001
         && (day <= 0x0208 || is_day(text))
+}
+
+/// The text of a minute, up to where its seconds begin.
+pub(crate) type Minute = [u8; 16];
+
+/// [`is_time`], given the minute of a text that was one, which mostly is that of the next line too; it is `text`'s then.
+#[inline(always)]
+pub(crate) fn is_time_in(text: &[u8; Timestamp::LEN], minute: &mut Minute) -> bool {
+    let Some((start, rest)) = text.split_first_chunk() else { return false };
+    if start == minute {
+        return rest.first_chunk().is_some_and(|rest| SECOND.read(*rest).1 == 0);
+    }
+    if is_time(text) {
+        *minute = *start;
+        return true;
+    }
+    false
 }
 
 /// Eight bytes of a time.
@@ -262,6 +283,12 @@ mod tests {
             at.is_some_and(|at| at.to_bytes() == *text)
         };
         for base in [b"2026-11-21T01:29:42.123Z", b"2024-02-29T23:59:59.999Z", b"1900-02-28T10:00:00.000Z"] {
+            let is_time = |text: &[u8; Timestamp::LEN]| {
+                let (mut minute, mut other) = (*base.first_chunk().expect("16 bytes"), *b"1970-01-01T00:00");
+                assert_eq!(is_time_in(text, &mut minute), is_time_in(text, &mut other), "whatever came before");
+                assert_eq!(minute == text[..16], is_time(text) || base[..16] == text[..16]);
+                is_time(text)
+            };
             let mut tried = *base;
             for (at, other) in (0..base.len()).flat_map(|at| (0..=255).map(move |other| (at, other))) {
                 tried[at] = other;

@@ -5,7 +5,7 @@
 //! ```
 
 use crate::ids::Crc;
-use crate::time::{Timestamp, is_time};
+use crate::time::{Minute, Timestamp, is_time, is_time_in};
 
 /// The longest line that is a line at all, line feed included.
 pub(crate) const MAX_LEN: usize = 1 << 30;
@@ -130,6 +130,11 @@ pub(crate) struct Frame {
 }
 
 impl Frame {
+    /// Of no line: what is known at a place where one may begin.
+    pub(crate) fn behind(link: Link) -> Self {
+        Self { link, ..Self::default() }
+    }
+
     /// The line with these parts, given the bytes that the frame was made of.
     #[inline(always)]
     pub(crate) fn of<'a>(&self, line: &'a [u8]) -> Whole<'a> {
@@ -239,9 +244,23 @@ pub(crate) fn decode(bytes: &[u8], before: Link) -> Line<'_> {
         };
     };
     let line = &bytes[..=at];
-    match check(line, before) {
+    match check(line, before, &mut Alike::default()) {
         Ok(frame) => Line::Whole(frame.of(line)),
         Err(why) => Line::Bad { why, len: line.len() },
+    }
+}
+
+/// What the lines before had where most lines have the same, so that it need not be understood again. Never anything that no line may have.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Alike {
+    minute: Minute,
+    /// A promise, as digits and as their value.
+    synced: ([u8; 12], u64),
+}
+
+impl Default for Alike {
+    fn default() -> Self {
+        Self { minute: *b"1970-01-01T00:00", synced: (*b"000000000000", 0) }
     }
 }
 
@@ -250,15 +269,15 @@ pub(crate) fn decode(bytes: &[u8], before: Link) -> Line<'_> {
 /// Always inlined, as is what it calls: else each part of a line goes through memory on its way, and a record that is read takes a third
 /// more of the engine's own instructions.
 #[inline(always)]
-pub(crate) fn check(line: &[u8], before: Link) -> Result<Frame, &'static str> {
+pub(crate) fn check(line: &[u8], before: Link, alike: &mut Alike) -> Result<Frame, &'static str> {
     let (body, crc) = split_crc(line)?;
     let covered = &line[..line.len() - 8 - END.len()];
     let (body, more) = match body.strip_suffix(MORE) {
         Some(body) => (body, true),
         None => (body, false),
     };
-    let (body, synced) = split_synced(body).ok_or("the promise is misspelled")?;
-    let rest = split_time(body).ok_or("the time is misspelled")?;
+    let (body, synced) = split_synced(body, &mut alike.synced).ok_or("the promise is misspelled")?;
+    let rest = split_time(body, &mut alike.minute).ok_or("the time is misspelled")?;
     let (id, rest) = split_id(rest).ok_or("the id is misspelled")?;
     let (kind, payload) = split_kind(rest).ok_or("the kind is misspelled")?;
     if chain(before.crc, covered) != crc {
@@ -289,7 +308,7 @@ pub(crate) fn check(line: &[u8], before: Link) -> Result<Frame, &'static str> {
 /// The promise of a line that verifies with `seed`, wherever it stands now: one that promises more than its own start stood further
 /// back when it was written.
 pub(crate) fn claim(line: &[u8], seed: Crc) -> Option<u64> {
-    check(line, Link::alone(MAX_SYNCED, seed)).ok().map(|frame| frame.link.synced)
+    check(line, Link::alone(MAX_SYNCED, seed), &mut Alike::default()).ok().map(|frame| frame.link.synced)
 }
 
 /// [`claim`] of an `xclose`, by the value in its own payload.
@@ -300,8 +319,9 @@ pub(crate) fn claim_close(line: &[u8]) -> Option<u64> {
 /// The payload of a header line whose checksum is not known yet, since the chain's start stands in the payload.
 pub(crate) fn header_payload(line: &[u8]) -> Option<&[u8]> {
     let (body, _) = split_crc(line).ok()?;
-    let (body, _) = split_synced(body)?;
-    let rest = split_time(body)?;
+    let mut alike = Alike::default();
+    let (body, _) = split_synced(body, &mut alike.synced)?;
+    let rest = split_time(body, &mut alike.minute)?;
     let (kind, payload) = split_kind(rest)?;
     (kind == kind::HEADER).then_some(payload)
 }
@@ -336,18 +356,24 @@ fn foreign(line: &[u8]) -> &'static str {
 }
 
 #[inline(always)]
-fn split_synced(body: &[u8]) -> Option<(&[u8], u64)> {
+fn split_synced<'a>(body: &'a [u8], last: &mut ([u8; 12], u64)) -> Option<(&'a [u8], u64)> {
     let (rest, member) = body.split_last_chunk::<{ SYNCED.len() + 13 }>()?;
     let (name, digits) = member.split_at(SYNCED.len());
     let (digits, quote) = digits.split_first_chunk::<12>()?;
-    if name == SYNCED && quote == b"\"" { Some((rest, unhex(digits)?)) } else { None }
+    if name != SYNCED || quote != b"\"" {
+        return None;
+    }
+    if *digits != last.0 {
+        *last = (*digits, unhex(digits)?);
+    }
+    Some((rest, last.1))
 }
 
 #[inline(always)]
-fn split_time(body: &[u8]) -> Option<&[u8]> {
+fn split_time<'a>(body: &'a [u8], minute: &mut Minute) -> Option<&'a [u8]> {
     let (at, rest) = body.strip_prefix(AT)?.split_first_chunk()?;
     let rest = rest.strip_prefix(AFTER_AT)?;
-    if is_time(at) { Some(rest) } else { None }
+    if is_time_in(at, minute) { Some(rest) } else { None }
 }
 
 /// The length of the id, 0 for none, and what follows it.
@@ -395,7 +421,7 @@ pub(crate) fn check_close(line: &[u8], start: u64) -> Option<Link> {
     let digits: &[u8; 8] = line.get(chain..)?.first_chunk()?;
     let crc = Crc(u32::try_from(unhex(digits)?).ok()?);
     let link = Link::alone(start, crc);
-    let whole = check(line, link).ok()?.of(line);
+    let whole = check(line, link, &mut Alike::default()).ok()?.of(line);
     (whole.kind == kind::CLOSE && whole.payload == close_payload(crc)).then_some(link)
 }
 
@@ -574,7 +600,10 @@ mod tests {
             ("{\"type\":\"user\"}", ""),
             ("\"data\":", "\"data\" :"),
             ("11-21", "11-31"),
+            ("2026-11-21T01:29", "\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0"),
+            ("0000000f423f", "\0\0\0\0\0\0\0\0\0\0\0\0"),
             ("42.123Z", "42Z"),
+            ("42.123Z", "60.123Z"),
             ("{\"at\"", "{ \"at\""),
             ("{\"at\"", "\u{feff}{\"at\""),
         ];
@@ -584,6 +613,9 @@ mod tests {
             let crc = chain(start().crc, changed.as_bytes());
             let line = format!("{changed}{crc}\"}}\n");
             assert!(matches!(decode(line.as_bytes(), start()), Line::Bad { .. }), "{from} -> {to}");
+            let mut alike = Alike::default();
+            check(&sample().0, start(), &mut alike).expect("good");
+            check(line.as_bytes(), start(), &mut alike).expect_err("whatever came before");
         }
     }
 
@@ -621,7 +653,8 @@ mod tests {
             begin(&mut out, draft);
             out.extend_from_slice(payload.as_bytes());
             let frame = finish(&mut out, 0, draft, before, 77);
-            prop_assert_eq!(check(&out, before), Ok(frame));
+            let mut alike = Alike::default();
+            prop_assert_eq!([(); 2].map(|()| check(&out, before, &mut alike)), [Ok(frame); 2]);
             let Line::Whole(whole) = decode(&out, before) else { panic!("not whole") };
             prop_assert_eq!(whole.id, id.as_deref());
             prop_assert_eq!((whole.link.more, whole.payload, whole.link), (more, payload.as_bytes(), frame.link));

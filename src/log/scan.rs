@@ -4,7 +4,7 @@ use std::io;
 use std::ops::Deref;
 
 use crate::disk::File;
-use crate::format::line::{self, Frame, Link, Whole};
+use crate::format::line::{self, Alike, Frame, Link, Whole};
 
 /// Bytes read at once: few at first, since often only one line is wanted, then more.
 const FIRST_CHUNK: usize = 8 << 10;
@@ -17,18 +17,17 @@ const MUCH: u64 = 16 << 20;
 #[derive(Debug)]
 pub(crate) struct Scanner<F> {
     file: F,
-    /// What the next line is checked against; `link.end` is where it starts.
-    link: Link,
     to: u64,
     buf: Vec<u8>,
-    /// The unread part of `buf`, which holds the file's bytes from `link.end` on.
+    /// The unread part of `buf`, which holds the file's bytes from `last.link.end` on.
     ///
     /// Invariant: `lo <= hi <= buf.len()`.
     lo: usize,
     hi: usize,
     chunk: usize,
-    /// The line that ends at `lo`, after [`Advance::Line`].
+    /// The line that ends at `lo`, after [`Advance::Line`]. Its link is what the next line is checked against, wherever that is.
     last: Frame,
+    alike: Alike,
 }
 
 /// What a scanner found next.
@@ -75,7 +74,8 @@ impl<F: Deref<Target: File>> Scanner<F> {
 
     /// [`Scanner::new`] with a buffer that has been used before.
     pub(crate) fn with_buffer(file: F, link: Link, to: u64, buf: Vec<u8>) -> Self {
-        Self { file, link, to, buf, lo: 0, hi: 0, chunk: FIRST_CHUNK, last: Frame::default() }
+        let (last, alike) = (Frame::behind(link), Alike::default());
+        Self { file, to, buf, lo: 0, hi: 0, chunk: FIRST_CHUNK, last, alike }
     }
 
     /// Ends the reading, and gives the buffer back.
@@ -86,17 +86,17 @@ impl<F: Deref<Target: File>> Scanner<F> {
     /// The link after the last line that was returned.
     #[inline(always)]
     pub(crate) fn link(&self) -> Link {
-        self.link
+        self.last.link
     }
 
     /// Goes on at `link`, somewhere else in the file.
     pub(crate) fn seek(&mut self, link: Link) {
-        let skip = link.end.checked_sub(self.link.end).and_then(|skip| usize::try_from(skip).ok());
+        let skip = link.end.checked_sub(self.last.link.end).and_then(|skip| usize::try_from(skip).ok());
         match skip.filter(|skip| *skip <= self.hi - self.lo) {
             Some(skip) => self.lo += skip,
             None => (self.lo, self.hi) = (0, 0),
         }
-        self.link = link;
+        self.last = Frame::behind(link);
     }
 
     /// Reads and checks the next line.
@@ -111,14 +111,14 @@ impl<F: Deref<Target: File>> Scanner<F> {
     /// [`Scanner::next`] for callers that do not want the line at once; [`Scanner::line`] is the line then.
     #[inline(always)]
     pub(crate) fn advance(&mut self) -> io::Result<Advance> {
-        let start = self.link.end;
+        let start = self.last.link.end;
         if start >= self.to {
             return Ok(Advance::End);
         }
         let Some(len) = self.fill_line()? else { return Ok(Advance::Stop(self.no_line())) };
-        match line::check(&self.buf[self.lo..self.lo + len], self.link) {
+        match line::check(&self.buf[self.lo..self.lo + len], self.last.link, &mut self.alike) {
             Ok(frame) => {
-                (self.last, self.link) = (frame, frame.link);
+                self.last = frame;
                 self.lo += len;
                 Ok(Advance::Line(start))
             }
@@ -147,7 +147,7 @@ impl<F: Deref<Target: File>> Scanner<F> {
 
     /// The bytes of the next line, unchecked, or `None` when there is no line feed.
     pub(crate) fn peek(&mut self) -> io::Result<Option<&[u8]>> {
-        let len = if self.link.end < self.to { self.fill_line()? } else { None };
+        let len = if self.last.link.end < self.to { self.fill_line()? } else { None };
         Ok(len.map(|len| &self.buf[self.lo..self.lo + len]))
     }
 
@@ -182,7 +182,7 @@ impl<F: Deref<Target: File>> Scanner<F> {
         (self.lo, self.hi) = (0, unread);
         // Twice the line's part that is known: a long line is read in few steps and copied few times.
         let room = unread.max(self.chunk);
-        let from = self.link.end + unread as u64;
+        let from = self.last.link.end + unread as u64;
         let most = if self.to.saturating_sub(from) >= MUCH { LARGE_CHUNK } else { CHUNK };
         self.chunk = (self.chunk * 4).min(most);
         let want = usize::try_from(self.to.saturating_sub(from)).unwrap_or(usize::MAX).min(room);

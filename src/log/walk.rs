@@ -77,11 +77,10 @@ impl Walk {
     /// [`Walk::next`] for callers that do not want the line at once; [`Walk::line`] is the line then.
     #[inline(always)]
     pub(crate) fn advance(&mut self) -> Result<Passed> {
-        let before = self.scanner.link();
         match self.scanner.advance().map_err(|error| self.source.io(error))? {
             Advance::Line(start) => Ok(Passed::Line(start)),
             Advance::End => Ok(Passed::End),
-            Advance::Stop(stop) => self.gap(before, stop.why()).map(Passed::Gap),
+            Advance::Stop(stop) => self.gap(stop.why()).map(Passed::Gap),
         }
     }
 
@@ -91,8 +90,10 @@ impl Walk {
         self.scanner.is_data()
     }
 
-    fn gap(&mut self, before: Link, why: &'static str) -> Result<Gap> {
-        let (source, at) = (&self.source, before.end);
+    /// The gap that begins where the scanner has stopped.
+    fn gap(&mut self, why: &'static str) -> Result<Gap> {
+        let (source, before) = (&self.source, self.scanner.link());
+        let at = before.end;
         let len = source.file.len().map_err(|error| source.io(error))?;
         let gap = ends::gap_at(&source.file, at, len).map_err(|error| source.io(error))?;
         let gap = gap.ok_or_else(|| source.corrupt(at, why))?;
