@@ -78,6 +78,12 @@ impl<F: Deref<Target: File>> Scanner<F> {
         Self { file, to, buf, lo: 0, hi: 0, chunk: FIRST_CHUNK, last, alike }
     }
 
+    /// Reads so many bytes at first, and more only when they do not hold what is wanted.
+    pub(crate) fn reading_first(mut self, bytes: usize) -> Self {
+        self.chunk = bytes;
+        self
+    }
+
     /// Ends the reading, and gives the buffer back.
     pub(crate) fn into_buffer(self) -> Vec<u8> {
         self.buf

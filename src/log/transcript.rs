@@ -14,6 +14,9 @@ use crate::format::{self};
 use crate::ids::{Crc, Offset, Position};
 use crate::time::Timestamp;
 
+/// As much as nearly every first line has.
+const HEADER_CHUNK: usize = 1 << 10;
+
 /// A transcript file and what its first line says.
 #[derive(Clone, Debug)]
 pub(crate) struct Transcript {
@@ -82,7 +85,7 @@ impl Transcript {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(Error::io("open", path, error)),
         };
-        let mut scanner = Scanner::new(file.clone(), Link::default(), u64::MAX);
+        let mut scanner = Scanner::new(file.clone(), Link::default(), u64::MAX).reading_first(HEADER_CHUNK);
         let line = scanner.peek().map_err(|error| Error::io("read", path, error))?;
         let (header, created, first) = read_header(path, line.unwrap_or_default())?;
         Ok(Some(Self { path: path.to_owned(), file: file.clone(), header, created, first }))
