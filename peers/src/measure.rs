@@ -46,6 +46,12 @@ impl Sample {
         Self::time(work)
     }
 
+    /// [`Sample::rate`], the second time that it is done.
+    pub(crate) fn rate_again(bytes: u64, mut work: impl FnMut()) -> Self {
+        work();
+        Self::rate(bytes, work)
+    }
+
     /// The rate at which `work` goes through `bytes`.
     pub(crate) fn rate(bytes: u64, work: impl FnOnce()) -> Self {
         Self::of(bytes as f64 / Self::time(work).value)

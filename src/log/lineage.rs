@@ -44,13 +44,19 @@ impl Layout {
         }
     }
 
-    /// Where the file of `base` may be, in the order in which it is looked for: `session` is read, if it has copies at all, and the file that
-    /// names the base was found in `dir`.
-    pub(crate) fn bases(&self, session: Option<&Path>, dir: &Path, base: &Base) -> impl Iterator<Item = PathBuf> {
+    /// Where the file of `base` may be, in the order in which it is looked for: `session` is read, and the file that names the base was found
+    /// in `dir`. Where the session is known to have no copies, none is looked for in it.
+    pub(crate) fn bases(
+        &self,
+        session: &Path,
+        has_copies: bool,
+        dir: &Path,
+        base: &Base,
+    ) -> impl Iterator<Item = PathBuf> {
         let uid = Position::from(base.at).uid;
-        // Mostly the third is the one, and paths cost more than looking there.
-        let copy = session.into_iter().map(move |session| Self::copy(session, uid));
-        let nearer = (session != Some(dir)).then_some(dir).into_iter().map(move |dir| Self::copy(dir, uid));
+        // Mostly the one that it names is the one, and paths cost more than looking there.
+        let copy = has_copies.then(|| Self::copy(session, uid)).into_iter();
+        let nearer = (dir != session).then_some(dir).into_iter().map(move |dir| Self::copy(dir, uid));
         let named = once_with(move || self.named(base));
         let grave = once_with(move || self.grave(base.main).join(Self::transcript(base.side.as_ref())));
         copy.chain(nearer).chain(named).chain(grave)
@@ -124,8 +130,6 @@ struct Sought {
     layout: Arc<Layout>,
     /// The session directory of the first one.
     session: Arc<Path>,
-    /// Whether that had copies. If not, one that was made since is looked for last.
-    has_copies: bool,
     /// The session directory of the file that names it.
     dir: Arc<Path>,
     base: Arc<Base>,
@@ -134,7 +138,7 @@ struct Sought {
 }
 
 impl Ancestor {
-    /// Opens the file, wherever it is by now.
+    /// Opens the file, wherever it is by now: in the one order that everybody looks in, since gc cuts what stands behind the first that fits.
     ///
     /// # Errors
     ///
@@ -142,33 +146,34 @@ impl Ancestor {
     pub(crate) fn open(&self, disk: &dyn Disk) -> Result<Transcript> {
         match &self.access {
             Access::Held(held) => Ok(Transcript::clone(held)),
-            Access::Sought(sought) => sought.open(disk, &self.limit),
+            Access::Sought(sought) => sought.open(disk, &self.limit, true),
         }
     }
 }
 
 impl Sought {
     /// Opens the first file that has `limit`.
-    fn open(&self, disk: &dyn Disk, limit: &Position) -> Result<Transcript> {
-        for path in self.places() {
+    fn open(&self, disk: &dyn Disk, limit: &Position, has_copies: bool) -> Result<Transcript> {
+        for path in self.places(has_copies) {
             let Some(found) = Transcript::open(disk, &path, How::Read).or_else(skip_damaged)? else { continue };
             if found.header.uid == limit.uid && found.fits(limit)? {
                 return Ok(found);
             }
+        }
+        if !has_copies {
+            // They may have been made since, and the file removed that they were made of.
+            return self.open(disk, limit, true);
         }
         let path = self.layout.named(&self.base);
         Err(Error::Lineage { path, why: "the file that a fork was made from is gone or was cut" })
     }
 
     /// Where the file may be, in the order in which it is looked for.
-    fn places(&self) -> impl Iterator<Item = PathBuf> {
+    fn places(&self, has_copies: bool) -> impl Iterator<Item = PathBuf> {
         let uid = Position::from(self.base.at).uid;
         // The session of the file that names it may be deleted while this is in use, and takes its copies along.
         let taken = self.main.into_iter().map(move |main| Layout::copy(&self.layout.grave(main), uid));
-        let copy =
-            (!self.has_copies).then_some(&*self.session).into_iter().map(move |session| Layout::copy(session, uid));
-        let session = self.has_copies.then_some(&*self.session);
-        self.layout.bases(session, &self.dir, &self.base).chain(taken).chain(copy)
+        self.layout.bases(&self.session, has_copies, &self.dir, &self.base).chain(taken)
     }
 }
 
@@ -353,7 +358,6 @@ impl<'d> Lineage<'d> {
         let sought = Sought {
             layout: self.layout.clone(),
             session: self.chain[0].dir.clone(),
-            has_copies: self.has_copies(),
             dir: child.dir.clone(),
             base: base.clone(),
             main: match &child.access {
@@ -361,7 +365,8 @@ impl<'d> Lineage<'d> {
                 Access::Sought(sought) => Some(sought.base.main),
             },
         };
-        let found = sought.open(self.disk, &limit)?;
+        let has_copies = self.has_copies();
+        let found = sought.open(self.disk, &limit, has_copies)?;
         let next = Ancestor {
             uid: limit.uid,
             base: found.header.base.clone().map(Arc::new),

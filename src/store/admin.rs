@@ -274,7 +274,7 @@ impl Store {
         let Some(base) = base else { return Ok(Vec::new()) };
         let uid = Position::from(base.at).uid;
         let mut found = Vec::new();
-        for path in self.layout().bases(Some(session), dir, base) {
+        for path in self.layout().bases(session, true, dir, base) {
             match Transcript::open(&**self.disk(), &path, How::Read) {
                 Ok(Some(transcript)) if transcript.header.uid == uid => found.push(transcript),
                 Ok(_) => {}

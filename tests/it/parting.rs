@@ -195,6 +195,28 @@ fn a_reader_finds_copies_that_its_session_was_given_after_it_had_looked() {
 }
 
 #[test]
+fn a_reader_that_was_there_before_the_copies_reads_on_while_gc_cuts_what_they_were_made_of() {
+    let (_dir, store) = store();
+    let (many, text) = (400, "x".repeat(4096));
+    let a = store.create(NewSession::named(key("a"))).expect("created");
+    append(&a, &vec![&*text; many]);
+    drop(a);
+    // Needs a part of `a`, so that its grave is cut and not removed.
+    drop(fork(&store, "a", 0, "b"));
+    append(&fork(&store, "a", many as u64 - 1, "m"), &["own"]);
+    drop(fork(&store, "m", many as u64, "c"));
+    let reader = store.read(&key("c")).expect("readable");
+    store.reroot(&key("c")).expect("copied");
+    for id in ["a", "m"] {
+        store.delete(&key(id)).expect("deleted");
+    }
+    let mut records = reader.records();
+    records.next().expect("readable").expect("a record");
+    assert!(store.gc(false).expect("collected").bytes > 0, "the grave was cut");
+    assert_eq!(records.collect::<Result<Vec<_>, _>>().expect("still readable").len(), many);
+}
+
+#[test]
 fn a_deleted_sessions_copies_of_its_ancestors_stay_while_a_fork_needs_them() {
     let (_dir, store) = store();
     append(&third_generation(&store), &["4"]);
