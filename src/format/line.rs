@@ -4,6 +4,8 @@
 //! {"at":"2026-11-21T01:29:42.123Z","id":"msg-1","data":PAYLOAD,"synced":"0000000f4240","more":1,"crc":"9ae0daaf"}␊
 //! ```
 
+use crc32fast::Hasher;
+
 use crate::ids::Crc;
 use crate::time::{Minute, Timestamp, is_time, is_time_in};
 
@@ -138,19 +140,39 @@ impl Frame {
     /// The line with these parts, given the bytes that the frame was made of.
     #[inline(always)]
     pub(crate) fn of<'a>(&self, line: &'a [u8]) -> Whole<'a> {
-        let part = |from: usize, len: usize| line.get(from..from + len).unwrap_or_default();
-        let text = |from: usize, len: usize| std::str::from_utf8(part(from, len)).unwrap_or_default();
-        let id_at = HEAD_LEN + ID.len();
-        let kind_at = kind_at(self.id);
-        Whole {
-            at: part(AT.len(), Timestamp::LEN),
-            id: (self.id > 0).then(|| text(id_at, self.id)),
-            kind: if self.is_data { kind::DATA } else { text(kind_at, self.kind) },
-            payload: part(kind_at + self.kind + 2, self.payload),
-            len: self.len,
-            link: self.link,
-        }
+        let (at, id, kind, payload) = (self.at(line), self.id(line), self.kind(line), self.payload(line));
+        Whole { at, id, kind, payload, len: self.len, link: self.link }
     }
+
+    /// One part of [`Frame::of`].
+    pub(crate) fn at<'a>(&self, line: &'a [u8]) -> &'a [u8] {
+        part(line, AT.len(), Timestamp::LEN)
+    }
+
+    /// One part of [`Frame::of`].
+    pub(crate) fn id<'a>(&self, line: &'a [u8]) -> Option<&'a str> {
+        (self.id > 0).then(|| text(line, HEAD_LEN + ID.len(), self.id))
+    }
+
+    /// One part of [`Frame::of`].
+    #[inline(always)]
+    pub(crate) fn kind<'a>(&self, line: &'a [u8]) -> &'a str {
+        if self.is_data { kind::DATA } else { text(line, kind_at(self.id), self.kind) }
+    }
+
+    /// One part of [`Frame::of`].
+    #[inline]
+    pub(crate) fn payload<'a>(&self, line: &'a [u8]) -> &'a [u8] {
+        part(line, kind_at(self.id) + self.kind + 2, self.payload)
+    }
+}
+
+fn part(line: &[u8], from: usize, len: usize) -> &[u8] {
+    line.get(from..from + len).unwrap_or_default()
+}
+
+fn text(line: &[u8], from: usize, len: usize) -> &str {
+    std::str::from_utf8(part(line, from, len)).unwrap_or_default()
 }
 
 /// Where the kind begins in a line whose id has so many bytes; 0 for none.
@@ -251,16 +273,32 @@ pub(crate) fn decode(bytes: &[u8], before: Link) -> Line<'_> {
 }
 
 /// What the lines before had where most lines have the same, so that it need not be understood again. Never anything that no line may have.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Alike {
     minute: Minute,
     /// A promise, as digits and as their value.
     synced: ([u8; 12], u64),
+    /// A checksum, and what goes on from it: who makes a new hasher asks again what the processor can do.
+    chain: (Crc, Hasher),
 }
 
 impl Default for Alike {
     fn default() -> Self {
-        Self { minute: *b"1970-01-01T00:00", synced: (*b"000000000000", 0) }
+        Self { minute: *b"1970-01-01T00:00", synced: (*b"000000000000", 0), chain: (Crc(0), Hasher::new()) }
+    }
+}
+
+impl Alike {
+    /// [`chain`], which mostly goes on from where it ended.
+    #[inline(always)]
+    fn chain(&mut self, before: Crc, covered: &[u8]) -> Crc {
+        let (crc, hasher) = &mut self.chain;
+        if *crc != before {
+            *hasher = Hasher::new_with_initial(before.0);
+        }
+        hasher.update(covered);
+        *crc = Crc(hasher.clone().finalize());
+        *crc
     }
 }
 
@@ -280,7 +318,7 @@ pub(crate) fn check(line: &[u8], before: Link, alike: &mut Alike) -> Result<Fram
     let rest = split_time(body, &mut alike.minute).ok_or("the time is misspelled")?;
     let (id, rest) = split_id(rest).ok_or("the id is misspelled")?;
     let (kind, payload) = split_kind(rest).ok_or("the kind is misspelled")?;
-    if chain(before.crc, covered) != crc {
+    if alike.chain(before.crc, covered) != crc {
         return Err("the checksum does not fit");
     }
     if synced > before.end {
@@ -408,7 +446,7 @@ fn split_kind(rest: &[u8]) -> Option<(&str, &[u8])> {
 /// The crc of a line whose predecessor's is `before`.
 #[inline(always)]
 fn chain(before: Crc, covered: &[u8]) -> Crc {
-    let mut hasher = crc32fast::Hasher::new_with_initial(before.0);
+    let mut hasher = Hasher::new_with_initial(before.0);
     hasher.update(covered);
     Crc(hasher.finalize())
 }
@@ -631,6 +669,28 @@ mod tests {
         assert!(why(b"\xEF\xBB\xBFhello\n").contains("byte-order mark"));
         assert!(why(b"\0\0\0\n").contains("NUL"));
         assert!(why(b"{\"type\":\"user\"}\n").contains("does not end"));
+    }
+
+    /// Whatever a scanner has seen before, it takes and refuses what one does that has seen nothing.
+    #[test]
+    fn no_flipped_bit_passes_behind_a_good_line() {
+        let (first, before) = sample();
+        let mut second = Vec::new();
+        let link = encode(&mut second, data(None, false), before, before.synced, b"\"what follows\"");
+        let mut alike = Alike::default();
+        let mut both = |line: &[u8], before| {
+            check(&first, start(), &mut alike).expect("good");
+            let after = check(line, before, &mut alike);
+            assert_eq!(after, check(line, before, &mut Alike::default()));
+            after.map(|frame| frame.link)
+        };
+        assert_eq!(both(&second, before), Ok(link));
+        for bit in 0..second.len() * 8 {
+            let mut line = second.clone();
+            line[bit / 8] ^= 1 << (bit % 8);
+            both(&line, before).expect_err("a flipped bit");
+        }
+        both(&second, Link { crc: Crc(before.crc.0 ^ 1), ..before }).expect_err("another chain");
     }
 
     proptest! {

@@ -58,17 +58,17 @@ impl BackScanner {
         Ok(match checked {
             Ok(frame) => {
                 self.last = (frame, link);
-                Back::Line(start, self.line().0)
+                let (frame, line) = self.framed();
+                Back::Line(start, frame.of(line))
             }
             Err(why) => Back::Bad(start, why),
         })
     }
 
-    /// The line that was returned last, and its bytes without the line feed.
-    pub(crate) fn line(&self) -> (Whole<'_>, &[u8]) {
+    /// The bytes of the line that was returned last, and where its parts are.
+    pub(crate) fn framed(&self) -> (&Frame, &[u8]) {
         let (frame, link) = &self.last;
-        let line = self.slice(link.end, frame.link.end);
-        (frame.of(line), line.strip_suffix(b"\n").unwrap_or(line))
+        (frame, self.slice(link.end, frame.link.end))
     }
 
     /// What the line that was returned last is verified with; its `end` is where that line starts.

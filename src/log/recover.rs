@@ -161,10 +161,7 @@ fn lines(transcript: &Transcript, from: Link, to: u64, mut show: impl FnMut(&[u8
     let (mut at, mut buf) = (from.end, Vec::new());
     loop {
         match scanner.advance().map_err(|error| transcript.io(error))? {
-            Advance::Line(_) => {
-                buf.extend_from_slice(scanner.line_bytes().1);
-                buf.push(b'\n');
-            }
+            Advance::Line(_) => buf.extend_from_slice(scanner.framed().1),
             Advance::End => break,
             Advance::Stop(_) => {
                 let gap = ends::gap_at(file, scanner.link().end, to).map_err(|error| transcript.io(error))?;

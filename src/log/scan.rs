@@ -135,20 +135,14 @@ impl<F: Deref<Target: File>> Scanner<F> {
     /// The line that the last call advanced over.
     #[inline(always)]
     pub(crate) fn line(&self) -> Whole<'_> {
-        self.last.of(&self.buf[self.lo - self.last.len..self.lo])
+        let (frame, line) = self.framed();
+        frame.of(line)
     }
 
-    /// Whether [`Scanner::line`] is of the kind that nearly every line is.
+    /// The bytes of [`Scanner::line`], and where its parts are, for callers that do not want all of them.
     #[inline(always)]
-    pub(crate) fn is_data(&self) -> bool {
-        self.last.is_data
-    }
-
-    /// [`Scanner::line`], and its bytes without the line feed.
-    #[inline(always)]
-    pub(crate) fn line_bytes(&self) -> (Whole<'_>, &[u8]) {
-        let line = &self.buf[self.lo - self.last.len..self.lo];
-        (self.last.of(line), line.strip_suffix(b"\n").unwrap_or(line))
+    pub(crate) fn framed(&self) -> (&Frame, &[u8]) {
+        (&self.last, &self.buf[self.lo - self.last.len..self.lo])
     }
 
     /// The bytes of the next line, unchecked, or `None` when there is no line feed.
@@ -168,15 +162,24 @@ impl<F: Deref<Target: File>> Scanner<F> {
     /// Makes a whole line stand at `lo` and returns its length, or `None` when there is none before `to`.
     #[inline(always)]
     fn fill_line(&mut self) -> io::Result<Option<usize>> {
-        let mut searched = 0;
+        match memchr::memchr(b'\n', &self.buf[self.lo..self.hi]) {
+            Some(at) if at < line::MAX_LEN => Ok(Some(at + 1)),
+            Some(_) => Ok(None),
+            None => self.fill_until_line(),
+        }
+    }
+
+    /// [`Scanner::fill_line`] where what was read has no line feed.
+    #[cold]
+    fn fill_until_line(&mut self) -> io::Result<Option<usize>> {
         loop {
+            let searched = self.hi - self.lo;
+            if searched >= line::MAX_LEN || !self.fill()? {
+                return Ok(None);
+            }
             let unread = &self.buf[self.lo..self.hi];
             if let Some(at) = memchr::memchr(b'\n', &unread[searched..]) {
                 return Ok(Some(searched + at + 1).filter(|len| *len <= line::MAX_LEN));
-            }
-            searched = unread.len();
-            if searched >= line::MAX_LEN || !self.fill()? {
-                return Ok(None);
             }
         }
     }

@@ -8,7 +8,7 @@ use super::transcript::Transcript;
 use crate::disk::File;
 use crate::error::{Error, Result};
 use crate::format::control::Gap;
-use crate::format::line::{Link, Whole, kind};
+use crate::format::line::{Frame, Link, Whole, kind};
 
 /// Reads the lines of a range that ends at a position: gaps are passed over, and every other bad line is damage.
 #[derive(Debug)]
@@ -55,10 +55,10 @@ impl Walk {
         &self.source
     }
 
-    /// The line that was passed last, and its bytes without the line feed.
+    /// The bytes of the line that was passed last, and where its parts are.
     #[inline(always)]
-    pub(crate) fn line(&self) -> (Whole<'_>, &[u8]) {
-        self.scanner.line_bytes()
+    pub(crate) fn framed(&self) -> (&Frame, &[u8]) {
+        self.scanner.framed()
     }
 
     /// After what was returned last.
@@ -74,7 +74,7 @@ impl Walk {
         })
     }
 
-    /// [`Walk::next`] for callers that do not want the line at once; [`Walk::line`] is the line then.
+    /// [`Walk::next`] for callers that do not want the line at once; [`Walk::framed`] is the line then.
     #[inline(always)]
     pub(crate) fn advance(&mut self) -> Result<Passed> {
         match self.scanner.advance().map_err(|error| self.source.io(error))? {
@@ -84,13 +84,8 @@ impl Walk {
         }
     }
 
-    /// Whether [`Walk::line`] is of the kind that nearly every line is.
-    #[inline(always)]
-    pub(crate) fn is_data(&self) -> bool {
-        self.scanner.is_data()
-    }
-
     /// The gap that begins where the scanner has stopped.
+    #[cold]
     fn gap(&mut self, why: &'static str) -> Result<Gap> {
         let (source, before) = (&self.source, self.scanner.link());
         let at = before.end;
@@ -109,6 +104,7 @@ pub(crate) fn is_inside(kind: &str) -> bool {
 }
 
 /// What is wrong with a line of this kind at `start`, which is not [inside](is_inside).
+#[cold]
 pub(crate) fn not_inside(source: &Transcript, start: u64, kind: &str) -> Error {
     match kind {
         kind::REWIND | kind::UNDO | kind::REDO => {

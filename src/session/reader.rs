@@ -10,7 +10,7 @@ use super::writer::open_named;
 use crate::Summary;
 use crate::disk::{Disk, How, Watch};
 use crate::error::{Error, Result};
-use crate::format::line::{Link, Whole, kind};
+use crate::format::line::{Link, kind};
 use crate::ids::{Offset, Position, RecordId, Seq, SessionKey, SideName, Uid};
 use crate::log::back::{Back, BackScanner};
 use crate::log::ends::{self, Seen};
@@ -18,7 +18,7 @@ use crate::log::find::Finder;
 use crate::log::large;
 use crate::log::lineage::{Extent, View};
 use crate::log::state::{Goal, State};
-use crate::log::transcript::{Tip, Transcript};
+use crate::log::transcript::Transcript;
 use crate::log::walk::{Passed, Walk, is_inside, not_inside};
 use crate::objects::ObjectStore;
 use crate::store::Store;
@@ -395,24 +395,17 @@ impl Records {
         let found = self.advance();
         self.failed |= found.is_err();
         let (Some(start), Some((walk, moved))) = (found?, &self.walk) else { return Ok(None) };
-        let (whole, line) = walk.line();
-        debug_assert_eq!(whole.link.end, start + whole.len as u64);
-        let position = Position {
-            uid: walk.source().header.uid,
-            offset: Offset(whole.link.end),
-            crc: whole.link.crc,
-            records: self.next,
-            moved: Offset(*moved),
-        };
-        let seq = Seq(self.next - 1);
-        let mut payload = whole.payload;
-        if whole.kind == kind::LARGE {
-            let read = large::payload(&self.objects, walk.source(), start, &whole);
+        let (frame, line) = walk.framed();
+        debug_assert_eq!(frame.link.end, start + frame.len as u64);
+        let mut content = None;
+        if frame.kind(line) == kind::LARGE {
+            let read = large::payload(&self.objects, walk.source(), start, &frame.of(line));
             self.failed |= read.is_err();
             self.content = read?;
-            payload = &self.content;
+            content = Some(&self.content[..]);
         }
-        Ok(Some(Record { seq, at: whole.at, id: whole.id, payload, position, line }))
+        let (seq, uid, moved) = (Seq(self.next - 1), walk.source().header.uid, Offset(*moved));
+        Ok(Some(Record { seq, uid, moved, frame, line, content }))
     }
 
     /// Goes to the next data record at or after `skip_to`.
@@ -422,20 +415,17 @@ impl Records {
         }
         loop {
             let Some((walk, _)) = &mut self.walk else {
-                let Some(extent) = self.rest.pop() else { return Ok(None) };
-                let from = self.start.take().unwrap_or_else(|| {
-                    self.next = extent.first;
-                    extent.from
-                });
-                let source = extent.source.open(&*self.disk)?;
-                let buf = std::mem::take(&mut self.spare);
-                self.walk = Some((Walk::with_buffer(source, from, extent.to, buf), extent.moved));
+                match self.rest.pop() {
+                    Some(extent) => self.begin(&extent)?,
+                    None => return Ok(None),
+                }
                 continue;
             };
             match walk.advance()? {
                 Passed::Line(start) => {
-                    if !walk.is_data() {
-                        let (Whole { kind, .. }, _) = walk.line();
+                    let (frame, line) = walk.framed();
+                    if !frame.is_data {
+                        let kind = frame.kind(line);
                         if !is_inside(kind) {
                             return Err(not_inside(walk.source(), start, kind));
                         }
@@ -449,9 +439,27 @@ impl Records {
                     }
                 }
                 Passed::Gap(gap) => self.next += gap.records,
-                Passed::End => self.spare = self.walk.take().map_or_else(Vec::new, |(walk, _)| walk.into_buffer()),
+                Passed::End => self.end(),
             }
         }
+    }
+
+    /// Opens the file of an extent. Of its own, as is [`Records::end`], so that what every record passes through is short.
+    #[cold]
+    fn begin(&mut self, extent: &Extent) -> Result<()> {
+        let from = self.start.take().unwrap_or_else(|| {
+            self.next = extent.first;
+            extent.from
+        });
+        let source = extent.source.open(&*self.disk)?;
+        let buf = std::mem::take(&mut self.spare);
+        self.walk = Some((Walk::with_buffer(source, from, extent.to, buf), extent.moved));
+        Ok(())
+    }
+
+    #[cold]
+    fn end(&mut self) {
+        self.spare = self.walk.take().map_or_else(Vec::new, |(walk, _)| walk.into_buffer());
     }
 }
 
@@ -488,17 +496,15 @@ impl RecordsBack<'_> {
     pub fn next(&mut self) -> Result<Option<Record<'_>>> {
         let Some(start) = self.advance()? else { return Ok(None) };
         let Some((scanner, source)) = &self.scanner else { return Ok(None) };
-        let (whole, line) = scanner.line();
-        debug_assert_eq!(whole.link.end, start + whole.len as u64);
-        let moved = self.reader.view.extents[self.index].moved;
-        let position = source.position(&Tip { link: whole.link, records: self.records + 1, moved });
-        let seq = Seq(self.records);
-        let mut payload = whole.payload;
-        if whole.kind == kind::LARGE {
-            self.content = large::payload(self.reader.store.objects(), source, start, &whole)?;
-            payload = &self.content;
+        let (frame, line) = scanner.framed();
+        debug_assert_eq!(frame.link.end, start + frame.len as u64);
+        let mut content = None;
+        if frame.kind(line) == kind::LARGE {
+            self.content = large::payload(self.reader.store.objects(), source, start, &frame.of(line))?;
+            content = Some(&self.content[..]);
         }
-        Ok(Some(Record { seq, at: whole.at, id: whole.id, payload, position, line }))
+        let moved = Offset(self.reader.view.extents[self.index].moved);
+        Ok(Some(Record { seq: Seq(self.records), uid: source.header.uid, moved, frame, line, content }))
     }
 
     /// Goes back to the data record before.

@@ -8,7 +8,8 @@ use serde_json::value::RawValue;
 
 use crate::error::{Error, Result};
 use crate::format::json;
-use crate::ids::{Position, RecordId, Seq};
+use crate::format::line::{Frame, Link};
+use crate::ids::{Offset, Position, RecordId, Seq, Uid};
 use crate::time::Timestamp;
 
 /// A record to append: a JSON value, and perhaps an id and a time.
@@ -85,15 +86,18 @@ impl Appended {
     }
 }
 
-/// A record of a view, as bytes in the reader's buffer.
+/// A record of a view, as bytes in the reader's buffer. What nobody asks for is not looked for in them.
 #[derive(Clone, Copy, Debug)]
 pub struct Record<'a> {
-    pub(crate) seq: Seq,
-    pub(crate) at: &'a [u8],
-    pub(crate) id: Option<&'a str>,
-    pub(crate) payload: &'a [u8],
-    pub(crate) position: Position,
-    pub(crate) line: &'a [u8],
+    pub(super) seq: Seq,
+    /// Of the transcript that has the line, and its newest head move before it.
+    pub(super) uid: Uid,
+    pub(super) moved: Offset,
+    pub(super) frame: &'a Frame,
+    /// With its line feed.
+    pub(super) line: &'a [u8],
+    /// The payload, where the line has only its name.
+    pub(super) content: Option<&'a [u8]>,
 }
 
 impl<'a> Record<'a> {
@@ -106,32 +110,34 @@ impl<'a> Record<'a> {
     /// When it was appended; on import, when the message was made.
     #[must_use]
     pub fn at(&self) -> Timestamp {
-        Timestamp::of_line(self.at)
+        Timestamp::of_line(self.frame.at(self.line))
     }
 
     /// The id that the caller gave it.
     #[must_use]
     pub fn id(&self) -> Option<&'a str> {
-        self.id
+        self.frame.id(self.line)
     }
 
     /// The caller's JSON value, as text.
     #[must_use]
+    #[inline]
     pub fn payload(&self) -> &'a [u8] {
-        self.payload
+        self.content.unwrap_or_else(|| self.frame.payload(self.line))
     }
 
     /// The place just after the record: fork or rewind to it to keep the record.
     #[must_use]
     pub fn position(&self) -> Position {
-        self.position
+        let Link { end, crc, .. } = self.frame.link;
+        Position { uid: self.uid, offset: Offset(end), crc, records: self.seq.get() + 1, moved: self.moved }
     }
 
     /// The whole line as it stands in the file, without its line feed. Of a payload that [spilled over](crate::StoreOptions::spill_over), it
     /// has only the object's name.
     #[must_use]
     pub fn line(&self) -> &'a [u8] {
-        self.line
+        self.line.strip_suffix(b"\n").unwrap_or(self.line)
     }
 
     /// The value, read as a `T`.
@@ -140,7 +146,7 @@ impl<'a> Record<'a> {
     ///
     /// [`Error::BadJson`] when it is no `T`.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T> {
-        serde_json::from_slice(self.payload).map_err(|error| Error::BadJson { why: error.to_string() })
+        serde_json::from_slice(self.payload()).map_err(|error| Error::BadJson { why: error.to_string() })
     }
 
     /// A copy that outlives the reader's buffer.
@@ -149,9 +155,9 @@ impl<'a> Record<'a> {
         OwnedRecord {
             seq: self.seq,
             at: self.at(),
-            id: self.id.map(str::to_owned),
-            payload: self.payload.to_vec(),
-            position: self.position,
+            id: self.id().map(str::to_owned),
+            payload: self.payload().to_vec(),
+            position: self.position(),
         }
     }
 }
