@@ -122,11 +122,11 @@ pub(crate) struct Whole<'a> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Frame {
     /// 0 for none.
-    id: usize,
-    kind: usize,
+    id_len: usize,
+    kind_len: usize,
     /// Whether its kind is [`kind::DATA`], which nearly every line's is: what is known need not be looked at again.
     pub(crate) is_data: bool,
-    payload: usize,
+    payload_len: usize,
     pub(crate) len: usize,
     pub(crate) link: Link,
 }
@@ -151,19 +151,19 @@ impl Frame {
 
     /// One part of [`Frame::of`].
     pub(crate) fn id<'a>(&self, line: &'a [u8]) -> Option<&'a str> {
-        (self.id > 0).then(|| text(line, HEAD_LEN + ID.len(), self.id))
+        (self.id_len > 0).then(|| text(line, HEAD_LEN + ID.len(), self.id_len))
     }
 
     /// One part of [`Frame::of`].
     #[inline(always)]
     pub(crate) fn kind<'a>(&self, line: &'a [u8]) -> &'a str {
-        if self.is_data { kind::DATA } else { text(line, kind_at(self.id), self.kind) }
+        if self.is_data { kind::DATA } else { text(line, kind_at(self.id_len), self.kind_len) }
     }
 
     /// One part of [`Frame::of`].
     #[inline]
     pub(crate) fn payload<'a>(&self, line: &'a [u8]) -> &'a [u8] {
-        part(line, kind_at(self.id) + self.kind + 2, self.payload)
+        part(line, kind_at(self.id_len) + self.kind_len + 2, self.payload_len)
     }
 }
 
@@ -220,13 +220,12 @@ pub(crate) fn begin(out: &mut Vec<u8>, draft: Draft<'_>) {
 pub(crate) fn finish(out: &mut Vec<u8>, start: usize, draft: Draft<'_>, before: Link, synced: u64) -> Frame {
     debug_assert!(before.synced <= synced && synced <= before.end);
     debug_assert!(!before.more || synced == before.synced, "a batch makes one promise");
-    let id = draft.id.map_or(0, str::len);
-    let from = start + kind_at(id) + draft.kind.len() + 2;
-    let payload = out.len() - from;
+    let (id_len, kind_len) = (draft.id.map_or(0, str::len), draft.kind.len());
+    let payload_len = out.len() - (start + kind_at(id_len) + kind_len + 2);
     let crc = put_tail(out, start, draft.more, before.crc, synced);
     let len = out.len() - start;
     let link = Link { end: before.end + len as u64, crc, synced, more: draft.more };
-    Frame { id, kind: draft.kind.len(), is_data: draft.kind == kind::DATA, payload, len, link }
+    Frame { id_len, kind_len, is_data: draft.kind == kind::DATA, payload_len, len, link }
 }
 
 /// Adds the tail to the line that begins at `start`, and returns its crc.
@@ -266,40 +265,44 @@ pub(crate) fn decode(bytes: &[u8], before: Link) -> Line<'_> {
         };
     };
     let line = &bytes[..=at];
-    match check(line, before, &mut Alike::default()) {
+    match check_alone(line, before) {
         Ok(frame) => Line::Whole(frame.of(line)),
         Err(why) => Line::Bad { why, len: line.len() },
     }
 }
 
-/// What the lines before had where most lines have the same, so that it need not be understood again. Never anything that no line may have.
-#[derive(Clone, Debug)]
+/// What the lines before had where most lines have the same, so that it need not be understood again.
+#[derive(Debug)]
 pub(crate) struct Alike {
+    /// Never one that no line may have.
     minute: Minute,
     /// A promise, as digits and as their value.
     synced: ([u8; 12], u64),
-    /// A checksum, and what goes on from it: who makes a new hasher asks again what the processor can do.
-    chain: (Crc, Hasher),
-}
-
-impl Default for Alike {
-    fn default() -> Self {
-        Self { minute: *b"1970-01-01T00:00", synced: (*b"000000000000", 0), chain: (Crc(0), Hasher::new()) }
-    }
+    /// Goes on where its checksum is the one before a line: who makes a new one asks again what the processor can do.
+    chain: Hasher,
 }
 
 impl Alike {
-    /// [`chain`], which mostly goes on from where it ended.
+    /// Of no line: what is known at a place with this checksum before it.
+    pub(crate) fn behind(crc: Crc) -> Self {
+        let chain = Hasher::new_with_initial(crc.0);
+        Self { minute: *b"1970-01-01T00:00", synced: (*b"000000000000", 0), chain }
+    }
+
+    /// [`chain`].
     #[inline(always)]
     fn chain(&mut self, before: Crc, covered: &[u8]) -> Crc {
-        let (crc, hasher) = &mut self.chain;
-        if *crc != before {
-            *hasher = Hasher::new_with_initial(before.0);
+        if self.chain.clone().finalize() != before.0 {
+            self.chain = Hasher::new_with_initial(before.0);
         }
-        hasher.update(covered);
-        *crc = Crc(hasher.clone().finalize());
-        *crc
+        self.chain.update(covered);
+        Crc(self.chain.clone().finalize())
     }
+}
+
+/// [`check`] of one line and no others.
+pub(crate) fn check_alone(line: &[u8], before: Link) -> Result<Frame, &'static str> {
+    check(line, before, &mut Alike::behind(before.crc))
 }
 
 /// Checks the bytes of one line, its line feed included.
@@ -316,7 +319,7 @@ pub(crate) fn check(line: &[u8], before: Link, alike: &mut Alike) -> Result<Fram
     };
     let (body, synced) = split_synced(body, &mut alike.synced).ok_or("the promise is misspelled")?;
     let rest = split_time(body, &mut alike.minute).ok_or("the time is misspelled")?;
-    let (id, rest) = split_id(rest).ok_or("the id is misspelled")?;
+    let (id_len, rest) = split_id(rest).ok_or("the id is misspelled")?;
     let (kind, payload) = split_kind(rest).ok_or("the kind is misspelled")?;
     if alike.chain(before.crc, covered) != crc {
         return Err("the checksum does not fit");
@@ -332,7 +335,7 @@ pub(crate) fn check(line: &[u8], before: Link, alike: &mut Alike) -> Result<Fram
     }
     let is_data = kind == kind::DATA;
     if !is_data {
-        if id > 0 && !kind::is_record(kind) {
+        if id_len > 0 && !kind::is_record(kind) {
             return Err("a control record has an id");
         }
         if more && kind::ALONE.contains(&kind) {
@@ -340,13 +343,13 @@ pub(crate) fn check(line: &[u8], before: Link, alike: &mut Alike) -> Result<Fram
         }
     }
     let link = Link { end: before.end + line.len() as u64, crc, synced, more };
-    Ok(Frame { id, kind: kind.len(), is_data, payload: payload.len(), len: line.len(), link })
+    Ok(Frame { id_len, kind_len: kind.len(), is_data, payload_len: payload.len(), len: line.len(), link })
 }
 
 /// The promise of a line that verifies with `seed`, wherever it stands now: one that promises more than its own start stood further
 /// back when it was written.
 pub(crate) fn claim(line: &[u8], seed: Crc) -> Option<u64> {
-    check(line, Link::alone(MAX_SYNCED, seed), &mut Alike::default()).ok().map(|frame| frame.link.synced)
+    check_alone(line, Link::alone(MAX_SYNCED, seed)).ok().map(|frame| frame.link.synced)
 }
 
 /// [`claim`] of an `xclose`, by the value in its own payload.
@@ -357,7 +360,7 @@ pub(crate) fn claim_close(line: &[u8]) -> Option<u64> {
 /// The payload of a header line whose checksum is not known yet, since the chain's start stands in the payload.
 pub(crate) fn header_payload(line: &[u8]) -> Option<&[u8]> {
     let (body, _) = split_crc(line).ok()?;
-    let mut alike = Alike::default();
+    let mut alike = Alike::behind(Crc(0));
     let (body, _) = split_synced(body, &mut alike.synced)?;
     let rest = split_time(body, &mut alike.minute)?;
     let (kind, payload) = split_kind(rest)?;
@@ -459,7 +462,7 @@ pub(crate) fn check_close(line: &[u8], start: u64) -> Option<Link> {
     let digits: &[u8; 8] = line.get(chain..)?.first_chunk()?;
     let crc = Crc(u32::try_from(unhex(digits)?).ok()?);
     let link = Link::alone(start, crc);
-    let whole = check(line, link, &mut Alike::default()).ok()?.of(line);
+    let whole = check_alone(line, link).ok()?.of(line);
     (whole.kind == kind::CLOSE && whole.payload == close_payload(crc)).then_some(link)
 }
 
@@ -651,7 +654,7 @@ mod tests {
             let crc = chain(start().crc, changed.as_bytes());
             let line = format!("{changed}{crc}\"}}\n");
             assert!(matches!(decode(line.as_bytes(), start()), Line::Bad { .. }), "{from} -> {to}");
-            let mut alike = Alike::default();
+            let mut alike = Alike::behind(start().crc);
             check(&sample().0, start(), &mut alike).expect("good");
             check(line.as_bytes(), start(), &mut alike).expect_err("whatever came before");
         }
@@ -677,11 +680,11 @@ mod tests {
         let (first, before) = sample();
         let mut second = Vec::new();
         let link = encode(&mut second, data(None, false), before, before.synced, b"\"what follows\"");
-        let mut alike = Alike::default();
+        let mut alike = Alike::behind(Crc(0));
         let mut both = |line: &[u8], before| {
             check(&first, start(), &mut alike).expect("good");
             let after = check(line, before, &mut alike);
-            assert_eq!(after, check(line, before, &mut Alike::default()));
+            assert_eq!(after, check_alone(line, before));
             after.map(|frame| frame.link)
         };
         assert_eq!(both(&second, before), Ok(link));
@@ -713,7 +716,7 @@ mod tests {
             begin(&mut out, draft);
             out.extend_from_slice(payload.as_bytes());
             let frame = finish(&mut out, 0, draft, before, 77);
-            let mut alike = Alike::default();
+            let mut alike = Alike::behind(before.crc);
             prop_assert_eq!([(); 2].map(|()| check(&out, before, &mut alike)), [Ok(frame); 2]);
             let Line::Whole(whole) = decode(&out, before) else { panic!("not whole") };
             prop_assert_eq!(whole.id, id.as_deref());

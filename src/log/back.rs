@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use crate::disk::File;
-use crate::format::line::{self, Alike, Frame, Link, SEED_BACK, Whole};
+use crate::format::line::{self, Frame, Link, SEED_BACK, Whole};
 use crate::ids::Crc;
 
 /// Bytes read at once.
@@ -54,7 +54,7 @@ impl BackScanner {
             return Ok(Back::Bad(start, "no checksum stands before the line"));
         };
         self.end = start;
-        let checked = line::check(self.slice(start, end), link, &mut Alike::default());
+        let checked = line::check_alone(self.slice(start, end), link);
         Ok(match checked {
             Ok(frame) => {
                 self.last = (frame, link);

@@ -74,7 +74,7 @@ impl<F: Deref<Target: File>> Scanner<F> {
 
     /// [`Scanner::new`] with a buffer that has been used before.
     pub(crate) fn with_buffer(file: F, link: Link, to: u64, buf: Vec<u8>) -> Self {
-        let (last, alike) = (Frame::behind(link), Alike::default());
+        let (last, alike) = (Frame::behind(link), Alike::behind(link.crc));
         Self { file, to, buf, lo: 0, hi: 0, chunk: FIRST_CHUNK, last, alike }
     }
 
@@ -163,8 +163,7 @@ impl<F: Deref<Target: File>> Scanner<F> {
     #[inline(always)]
     fn fill_line(&mut self) -> io::Result<Option<usize>> {
         match memchr::memchr(b'\n', &self.buf[self.lo..self.hi]) {
-            Some(at) if at < line::MAX_LEN => Ok(Some(at + 1)),
-            Some(_) => Ok(None),
+            Some(at) => Ok(Some(at + 1).filter(|len| *len <= line::MAX_LEN)),
             None => self.fill_until_line(),
         }
     }

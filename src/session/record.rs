@@ -1,6 +1,7 @@
 //! Records on their way in and out.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -86,13 +87,15 @@ impl Appended {
     }
 }
 
-/// A record of a view, as bytes in the reader's buffer. What nobody asks for is not looked for in them.
-#[derive(Clone, Copy, Debug)]
+/// A record of a view, as bytes in the reader's buffer.
+#[derive(Clone, Copy)]
 pub struct Record<'a> {
     pub(super) seq: Seq,
-    /// Of the transcript that has the line, and its newest head move before it.
+    /// The transcript that has the line.
     pub(super) uid: Uid,
+    /// The newest head move before it there.
     pub(super) moved: Offset,
+    /// Where the parts of `line` are.
     pub(super) frame: &'a Frame,
     /// With its line feed.
     pub(super) line: &'a [u8],
@@ -159,6 +162,18 @@ impl<'a> Record<'a> {
             payload: self.payload().to_vec(),
             position: self.position(),
         }
+    }
+}
+
+impl fmt::Debug for Record<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Record")
+            .field("seq", &self.seq())
+            .field("at", &self.at())
+            .field("id", &self.id())
+            .field("payload", &String::from_utf8_lossy(self.payload()))
+            .field("position", &self.position())
+            .finish()
     }
 }
 
