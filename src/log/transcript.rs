@@ -11,7 +11,7 @@ use crate::format::control::{self, Header, Rewind, Undo};
 use crate::format::files::FilesMove;
 use crate::format::line::{self, Line, Link, SEED_BACK, Whole, kind};
 use crate::format::{self};
-use crate::ids::{Crc, Offset, Position};
+use crate::ids::{Crc, Offset, Position, Uid};
 use crate::time::Timestamp;
 
 /// As much as nearly every first line has.
@@ -99,13 +99,7 @@ impl Transcript {
 
     /// The position of `tip` in this file.
     pub(crate) fn position(&self, tip: &Tip) -> Position {
-        Position {
-            uid: self.header.uid,
-            offset: Offset(tip.link.end),
-            crc: tip.link.crc,
-            records: tip.records,
-            moved: Offset(tip.moved),
-        }
+        tip.position(self.header.uid)
     }
 
     /// Whether `position` is one of this file as it is now.
@@ -206,6 +200,12 @@ impl Transcript {
 }
 
 impl Tip {
+    /// The position of this place in the file with that uid.
+    pub(crate) fn position(&self, uid: Uid) -> Position {
+        let Link { end, crc, .. } = self.link;
+        Position { uid, offset: Offset(end), crc, records: self.records, moved: Offset(self.moved) }
+    }
+
     /// Goes behind `whole`, which starts at `start`; `found` is the head move that it is, if it is one.
     #[inline]
     pub(crate) fn pass(&mut self, start: u64, whole: &Whole<'_>, found: Option<&Move>) {

@@ -11,7 +11,7 @@ use crate::Summary;
 use crate::disk::{Disk, How, Watch};
 use crate::error::{Error, Result};
 use crate::format::line::{Link, kind};
-use crate::ids::{Offset, Position, RecordId, Seq, SessionKey, SideName, Uid};
+use crate::ids::{Position, RecordId, Seq, SessionKey, SideName, Uid};
 use crate::log::back::{Back, BackScanner};
 use crate::log::ends::{self, Seen};
 use crate::log::find::Finder;
@@ -404,8 +404,8 @@ impl Records {
             self.content = read?;
             content = Some(&self.content[..]);
         }
-        let (seq, uid, moved) = (Seq(self.next - 1), walk.source().header.uid, Offset(*moved));
-        Ok(Some(Record { seq, uid, moved, frame, line, content }))
+        let (seq, uid) = (Seq(self.next - 1), walk.source().header.uid);
+        Ok(Some(Record { seq, uid, moved: *moved, frame, line, content }))
     }
 
     /// Goes to the next data record at or after `skip_to`.
@@ -503,7 +503,7 @@ impl RecordsBack<'_> {
             self.content = large::payload(self.reader.store.objects(), source, start, &frame.of(line))?;
             content = Some(&self.content[..]);
         }
-        let moved = Offset(self.reader.view.extents[self.index].moved);
+        let moved = self.reader.view.extents[self.index].moved;
         Ok(Some(Record { seq: Seq(self.records), uid: source.header.uid, moved, frame, line, content }))
     }
 

@@ -9,8 +9,9 @@ use serde_json::value::RawValue;
 
 use crate::error::{Error, Result};
 use crate::format::json;
-use crate::format::line::{Frame, Link};
-use crate::ids::{Offset, Position, RecordId, Seq, Uid};
+use crate::format::line::Frame;
+use crate::ids::{Position, RecordId, Seq, Uid};
+use crate::log::transcript::Tip;
 use crate::time::Timestamp;
 
 /// A record to append: a JSON value, and perhaps an id and a time.
@@ -94,7 +95,7 @@ pub struct Record<'a> {
     /// The transcript that has the line.
     pub(super) uid: Uid,
     /// The newest head move before it there.
-    pub(super) moved: Offset,
+    pub(super) moved: u64,
     /// Where the parts of `line` are.
     pub(super) frame: &'a Frame,
     /// With its line feed.
@@ -132,8 +133,7 @@ impl<'a> Record<'a> {
     /// The place just after the record: fork or rewind to it to keep the record.
     #[must_use]
     pub fn position(&self) -> Position {
-        let Link { end, crc, .. } = self.frame.link;
-        Position { uid: self.uid, offset: Offset(end), crc, records: self.seq.get() + 1, moved: self.moved }
+        Tip { link: self.frame.link, records: self.seq.get() + 1, moved: self.moved }.position(self.uid)
     }
 
     /// The whole line as it stands in the file, without its line feed. Of a payload that [spilled over](crate::StoreOptions::spill_over), it
