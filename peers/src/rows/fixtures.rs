@@ -2,7 +2,8 @@
 
 use std::cell::Cell;
 use std::fs;
-use std::io::Write as _;
+use std::io::{self, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -58,6 +59,37 @@ impl Large {
         self.made.set(made);
         self.dir.path()
     }
+
+    /// Has the kernel forget the files of all `peers` and read them anew. False where that takes nothing from a disk, as in memory.
+    pub(crate) fn reload(&self, peers: &[&dyn Peer]) -> bool {
+        for peer in peers {
+            self.of(*peer);
+        }
+        let mut files = Vec::new();
+        files_below(self.dir.path(), &mut files);
+        let (before, mut bytes) = (read_from_disks(), 0);
+        for path in files {
+            let mut file = fs::File::open(path).expect("a file");
+            file.sync_data().expect("synced");
+            rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).expect("forgotten");
+            io::copy(&mut file, &mut io::sink()).expect("read");
+            bytes += 512 * file.metadata().expect("a file").blocks();
+        }
+        read_from_disks().zip(before).is_some_and(|(after, before)| after - before >= bytes / 10 * 9)
+    }
+}
+
+fn files_below(dir: &Path, files: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(dir).expect("a directory") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() { files_below(&path, files) } else { files.push(path) }
+    }
+}
+
+/// Bytes that this process has had from disks, where the kernel counts them.
+fn read_from_disks() -> Option<u64> {
+    let counts = fs::read_to_string("/proc/self/io").ok()?;
+    counts.lines().find_map(|line| line.strip_prefix("read_bytes: "))?.parse().ok()
 }
 
 /// A session as a list shows it.

@@ -32,7 +32,11 @@ fn reading(peer: &dyn Peer) -> &'static str {
 
 pub(super) fn rows(setting: &Setting, done: &mut impl FnMut(Outcome)) {
     if setting.wants("read-all") {
-        done(all(setting));
+        done(all(setting, "read-all", "as they were written"));
+    }
+    if setting.wants("read-reloaded") {
+        let came = setting.large().reload(&readers());
+        done(all(setting, "read-reloaded", if came { "as they came from the disk" } else { "which no disk has" }));
     }
     if setting.wants("read-last") {
         done(last(setting));
@@ -43,8 +47,9 @@ pub(super) fn rows(setting: &Setting, done: &mut impl FnMut(Outcome)) {
 }
 
 /// Each side reads twice and the second time counts: what was not touched for some seconds a virtual machine's host may be slow to give, and
-/// forklog's file is read by more sides than others.
-fn all(setting: &Setting) -> Outcome {
+/// forklog's file is read by more sides than others. `pages` says how the files' pages came to be in memory, which makes a difference of a
+/// third: those of a file that grew by small writes lie singly wherever there was room, those that were read ahead in large pieces.
+fn all(setting: &Setting, id: &'static str, pages: &str) -> Outcome {
     let large = setting.large();
     let (records, bytes) = (large.records, large.bytes);
     let mut cases: Vec<Case<'_>> = Vec::new();
@@ -104,8 +109,8 @@ fn all(setting: &Setting) -> Outcome {
         })
     }));
     let goal = "4 GiB/s; 5 × JSONL; 3 × SQLite";
-    let what = format!("open and read all of {} MiB, one thread", large.mib);
-    setting.run(Row { id: "read-all", what, unit: Unit::BytesPerSecond, goal, cases })
+    let what = format!("open and read all of {} MiB, one thread, pages {pages}", large.mib);
+    setting.run(Row { id, what, unit: Unit::BytesPerSecond, goal, cases })
 }
 
 /// What verifying cannot do without.
