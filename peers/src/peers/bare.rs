@@ -5,33 +5,53 @@ use std::io::{IoSlice, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex};
 
+use serde_json::value::RawValue;
+
 use super::{Log, Mode, Payload, Peer};
 
 /// Bytes of a line of forklog besides its payload.
 pub(crate) const FRAME: usize = 33 + 7 + 24 + 19;
 
 /// `write(2)` to a file that stays open, and `fdatasync(2)` after each where that is asked for.
-pub(crate) struct Bare;
+pub(crate) struct Bare(pub(crate) Form);
+
+/// What a record is before it is written: the limit of an append that is given the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// Text that nobody looks at.
+    Text,
+    /// A value, which serde_json writes into the line.
+    Value,
+    /// Text, which serde_json reads to see that it is JSON.
+    Bytes,
+}
 
 /// The same with group commit: who comes while a sync runs is written, with all others, in one write when it has ended.
 pub(crate) struct Grouped;
 
 impl Peer for Bare {
     fn name(&self) -> String {
-        "bare system calls".to_owned()
+        let form = match self.0 {
+            Form::Text => "",
+            Form::Value => ", Serialize",
+            Form::Bytes => ", bytes, validated",
+        };
+        format!("bare system calls{form}")
     }
 
     fn promise(&self, mode: Mode) -> Option<&'static str> {
-        Some(match mode {
-            Mode::Write => "write",
-            Mode::Sync => "write, fdatasync",
-        })
+        match (mode, self.0) {
+            (Mode::Write, Form::Text) => Some("write"),
+            (Mode::Write, _) => Some("serde_json, write"),
+            (Mode::Sync, Form::Text) => Some("write, fdatasync"),
+            (Mode::Sync, _) => None,
+        }
     }
 
     fn open(&self, dir: &Path, mode: Mode, sessions: u64) -> Box<dyn Log> {
         let paths: Vec<PathBuf> = (0..sessions).map(|n| dir.join(format!("bare-{n}"))).collect();
         let files = paths.iter().map(|path| append_to(path)).collect();
-        Box::new(Files { mode, paths, files })
+        Box::new(Files { mode, form: self.0, paths, files })
     }
 }
 
@@ -41,6 +61,7 @@ fn append_to(path: &Path) -> File {
 
 struct Files {
     mode: Mode,
+    form: Form,
     paths: Vec<PathBuf>,
     files: Vec<File>,
 }
@@ -67,7 +88,14 @@ impl Log for Files {
         thread_local!(static LINE: std::cell::RefCell<Vec<u8>> = const { std::cell::RefCell::new(Vec::new()) });
         LINE.with_borrow_mut(|line| {
             line.clear();
-            line.extend_from_slice(payload.text.as_bytes());
+            match self.form {
+                Form::Text => line.extend_from_slice(payload.text.as_bytes()),
+                Form::Value => serde_json::to_writer(&mut *line, &payload.value).expect("JSON"),
+                Form::Bytes => {
+                    let json: &RawValue = serde_json::from_slice(payload.text.as_bytes()).expect("JSON");
+                    line.extend_from_slice(json.get().as_bytes());
+                }
+            }
             line.extend_from_slice(&AFTER);
             file.write_all(line).expect("written");
         });

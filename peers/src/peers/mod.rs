@@ -15,7 +15,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-pub(crate) use bare::{Bare, FRAME, Grouped, read_lines};
+pub(crate) use bare::{Bare, FRAME, Form, Grouped, read_lines};
 pub(crate) use engine::{Forklog, How, options, store, transcript};
 pub(crate) use jsonl::Jsonl;
 pub(crate) use keyed::{Fjall, Redb};

@@ -10,8 +10,8 @@ use super::Setting;
 use crate::counting::Counting;
 use crate::measure::{Case, Clock, Outcome, Row, Sample, Unit};
 use crate::peers::{
-    Bare, Fjall, Forklog, Grouped, How, Jsonl, Lmdb, Mode, OkayWal, Payload, Peer, Redb, Sqlite, options, payloads,
-    prove,
+    Bare, Fjall, Forklog, Form, Grouped, How, Jsonl, Lmdb, Mode, OkayWal, Payload, Peer, Redb, Sqlite, options,
+    payloads, prove,
 };
 use crate::workload;
 
@@ -23,7 +23,7 @@ fn everybody() -> Vec<Box<dyn Peer>> {
         Box::new(Forklog(How::Bytes)),
         Box::new(Forklog(How::Ahead)),
         Box::new(Forklog(How::Digest)),
-        Box::new(Bare),
+        Box::new(Bare(Form::Text)),
         Box::new(Jsonl),
         Box::new(Sqlite),
         Box::new(Redb),
@@ -37,11 +37,19 @@ fn everybody() -> Vec<Box<dyn Peer>> {
     peers
 }
 
+/// And what serde_json and the write alone take.
+fn with_limits() -> Vec<Box<dyn Peer>> {
+    let mut peers = everybody();
+    let last = peers.iter().position(|peer| peer.name().starts_with("bare")).map_or(peers.len(), |at| at + 1);
+    peers.splice(last..last, [Form::Value, Form::Bytes].map(|form| Box::new(Bare(form)) as Box<dyn Peer>));
+    peers
+}
+
 pub(super) fn rows(setting: &Setting, done: &mut impl FnMut(Outcome)) {
     let same = payloads(workload::fixed(1000, 1024));
     let peers = everybody();
     if setting.wants("append-1k") {
-        done(write(setting, "append-1k", "append 1 KiB", &peers, &same, setting.size(300, 20_000, 50_000)));
+        done(write(setting, "append-1k", "append 1 KiB", &with_limits(), &same, setting.size(300, 20_000, 50_000)));
     }
     if setting.wants("append-real") {
         let real = payloads(workload::real(setting.size(200, 4000, 12_000)));

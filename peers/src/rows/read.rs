@@ -10,13 +10,13 @@ use forklog::{Filter, NewRecord, NewSession, SessionKey};
 use super::Setting;
 use crate::measure::{Case, Outcome, Row, Sample, Unit};
 use crate::peers::{
-    Bare, Fjall, Forklog, How, Jsonl, Lmdb, Mode, Peer, Redb, Sqlite, payloads, read_lines, store, transcript,
+    Bare, Fjall, Forklog, Form, How, Jsonl, Lmdb, Mode, Peer, Redb, Sqlite, payloads, read_lines, store, transcript,
 };
 use crate::workload;
 
 /// All who can be read from.
 fn readers() -> [&'static dyn Peer; 7] {
-    [&Forklog(How::Digest), &Bare, &Jsonl, &Sqlite, &Redb, &Fjall, &Lmdb]
+    [&Forklog(How::Digest), &Bare(Form::Text), &Jsonl, &Sqlite, &Redb, &Fjall, &Lmdb]
 }
 
 /// What a side does with the bytes while it reads, for the table.
