@@ -187,6 +187,28 @@ pub(crate) fn gaps_after(file: &Arc<dyn File>, from: u64, len: u64) -> std::io::
     Ok(found)
 }
 
+/// Where a file may be cut of which everything before `end`, the end of a line, is needed: not before a `repair` line that gives up a
+/// range which begins before the cut.
+///
+/// Cost: two reads of what follows `end`, since a bit that is read wrong once must not cut such a line off.
+pub(crate) fn cut_behind(file: &Arc<dyn File>, end: u64) -> std::io::Result<u64> {
+    let mut cut = end;
+    for _ in 0..2 {
+        let len = file.len()?;
+        // Such a line may start at `end`, behind the line feed there.
+        lone_lines(file, end.saturating_sub(1), len, |start, whole| {
+            if whole.kind == kind::REPAIR {
+                let repair = control::decode::<Repair>(whole.payload).filter(|repair| repair.fits(start));
+                if repair.is_some_and(|repair| repair.gaps.iter().any(|gap| gap.from.get() < cut)) {
+                    cut = cut.max(whole.link.end);
+                }
+            }
+            true
+        })?;
+    }
+    Ok(cut)
+}
+
 /// The greatest promise among lines in `[from, len)` that verify alone, or did where they stood when they were written.
 pub(crate) fn promise_after(file: &Arc<dyn File>, from: u64, len: u64) -> std::io::Result<u64> {
     let (mut most, mut moved) = (0, 0);

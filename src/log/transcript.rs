@@ -116,6 +116,11 @@ impl Transcript {
         Ok(last.max(here))
     }
 
+    /// How much of the file must stay for whoever needs it up to `end`, as [`cut_behind`](super::ends::cut_behind) says.
+    pub(crate) fn cut_behind(&self, end: u64) -> Result<u64> {
+        super::ends::cut_behind(&self.file, end).map_err(|error| self.io(error))
+    }
+
     /// The crc of the line that ends at `end`.
     pub(crate) fn crc_before(&self, end: u64) -> Result<Crc> {
         let seed = seed_before(&self.file, end).map_err(|error| self.io(error))?;

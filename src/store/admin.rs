@@ -59,7 +59,7 @@ pub struct Rerooted {
     pub bytes: u64,
 }
 
-/// Files, and how many of their bytes forks need.
+/// Files, and how many of their bytes forks need; of graves' transcripts, how many must stay.
 pub(super) type Needed = HashMap<PathBuf, u64>;
 
 impl Store {
@@ -156,7 +156,7 @@ impl Store {
     ///
     /// Forks that are made meanwhile wait while graves are swept. Then contents of files go that no checkpoint or rewind in any transcript needs, in an
     /// abandoned tail either, nor any record; checkpoints can be taken meanwhile. Killed at any step, it can be run again. Cost: the first line of every
-    /// transcript; two reads of all of them where there are objects. With `dry_run` it only says what it would do, and changes nothing.
+    /// transcript; two reads of what is left of deleted sessions behind the last place that a fork needs, and of all transcripts where there are objects. With `dry_run` it only says what it would do, and changes nothing.
     ///
     /// # Errors
     ///
@@ -263,6 +263,14 @@ impl Store {
                         base = next.and_then(|next| next.header.base);
                     }
                 }
+            }
+        }
+        for (path, most) in &mut needed {
+            if path.starts_with(self.dir("graves"))
+                && !is_copy(path)
+                && let Some(grave) = Transcript::open(disk, path, How::Read)?
+            {
+                *most = grave.cut_behind(*most)?;
             }
         }
         Ok(needed)
@@ -416,7 +424,8 @@ impl Store {
 
     /// Copies what a fork shares with its ancestors into the fork's own directory, so that they can be deleted and freed.
     ///
-    /// Survives a power cut. Killed at any step, it can be run again. Cost: the ancestors' bytes up to where the fork begins.
+    /// Survives a power cut. Killed at any step, it can be run again. Cost: the ancestors' bytes up to where the fork begins, and two
+    /// reads of the rest, which may hold what a [repair](Store::repair) wrote down.
     ///
     /// # Errors
     ///
@@ -432,11 +441,12 @@ impl Store {
             let mut lineage = Lineage::new(disk, self.layout(), &own);
             for ancestor in lineage.ancestors()? {
                 let copy = Layout::copy(&dir, ancestor.uid);
-                let wanted = ancestor.limit.offset.get();
+                let source = ancestor.open(disk)?;
+                let wanted = source.cut_behind(ancestor.limit.offset.get())?;
                 if disk.stat(&copy).is_ok_and(|stat| stat.len >= wanted) {
                     continue;
                 }
-                self.copy(&ancestor.open(disk)?, wanted, &copy)?;
+                self.copy(&source, wanted, &copy)?;
                 done.ancestors += 1;
                 done.bytes += wanted;
             }

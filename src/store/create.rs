@@ -165,7 +165,8 @@ impl Store {
         for ancestor in lineage.ancestors()?.iter().skip_while(|ancestor| ancestor.uid != owner) {
             let source = ancestor.open(disk)?;
             if is_copy(&source.path) {
-                copies.push((source, ancestor.limit.offset.get()));
+                let len = source.cut_behind(ancestor.limit.offset.get())?;
+                copies.push((source, len));
             }
         }
         Ok(copies)

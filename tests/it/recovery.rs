@@ -256,6 +256,72 @@ fn what_a_repair_gave_up_is_passed_over_by_every_later_open() {
     }
 }
 
+/// A fork's part of its parent may lie before the damage's `repair` line, which it needs all the same.
+#[test]
+fn a_fork_passes_over_what_a_repair_of_its_parent_gave_up_although_the_parent_goes() {
+    for twice in [false, true] {
+        let disk = SimDisk::new(32);
+        let store = open_store(&disk.process(), 33).expect("a store");
+        let options = OpenOptions { spill_over: Some(1000), ..OpenOptions::default() };
+        let parent = store.create(NewSession::named(key("a")).options(options)).expect("created");
+        // Every other one has its payload in an object, so that gc reads all that is left of the grave.
+        let text = |n: usize| format!("\"{n} {}\"", "x".repeat(70_000));
+        for n in 0..8 {
+            parent.append_json(text(n).as_bytes()).expect("appended");
+            parent.append(&n).expect("appended");
+        }
+        parent.close().expect("closed");
+        let fork = |store: &Store, of: &str, id: &str| {
+            let fork = store.fork(&key(of), &At::Seq(Seq::new(9)), NewSession::named(key(id))).expect("forked");
+            fork.close().expect("closed");
+        };
+        fork(&store, "a", "b");
+        // One place before the fork's base, then one behind it but before the first `repair` line.
+        for damaged in if twice { vec![2, 6] } else { vec![2] } {
+            let line = format!("\"data\":{damaged},");
+            let bytes = disk.peek(&path(MAIN)).expect("there");
+            let at = bytes.windows(line.len()).position(|found| found == line.as_bytes()).expect("it stands there");
+            disk.damage(&path(MAIN), |bytes| bytes[at + 7] ^= 1).expect("there");
+            store.repair(&key("a")).expect("repaired");
+        }
+        let wanted: Vec<_> = (0..5).flat_map(|n| [text(n), n.to_string()]).filter(|found| found != "2").collect();
+        let check = |store: &Store, id: &str, what: &str| {
+            let read = store.read(&key(id)).and_then(|reader| records(&reader));
+            let read = read.unwrap_or_else(|error| panic!("{id}, {what}, {twice}: {error}"));
+            assert!(read.iter().map(|(payload, _)| payload).eq(&wanted), "{id}, {what}, {twice}");
+            let report = store.verify(None, |_| {}).expect("read");
+            assert!(report.is_sound(), "{what}, {twice}: {report:?}");
+        };
+        check(&store, "b", "the parent is there");
+        let image = disk.snapshot().killed();
+        let store = &open_store(&image.process(), 34).expect("a store");
+        store.delete(&key("a")).expect("deleted");
+        check(store, "b", "the parent is deleted");
+        let would = store.gc(true).expect("told");
+        assert_eq!(store.gc(false).expect("swept"), would);
+        check(store, "b", "the grave is swept");
+        let left = files(&image);
+        let again = store.gc(false).expect("swept again");
+        assert_eq!((again.kept, again.bytes, again.files), (1, 0, 0));
+        assert_eq!(files(&image), left);
+        check(store, "b", "the grave is swept again");
+
+        let image = disk.snapshot().killed();
+        let store = &open_store(&image.process(), 35).expect("a store");
+        store.reroot(&key("b")).expect("rerooted");
+        check(store, "b", "it is rerooted");
+        assert_eq!(store.reroot(&key("b")).expect("rerooted again").bytes, 0);
+        // Within what was inherited, so that it gets a copy of its own.
+        fork(store, "b", "c");
+        for gone in ["a", "b"] {
+            check(store, "c", gone);
+            store.delete(&key(gone)).expect("deleted");
+            store.gc(false).expect("swept");
+        }
+        check(store, "c", "all before it are gone");
+    }
+}
+
 #[test]
 fn a_gap_that_ends_behind_what_was_read_at_once_is_passed_over() {
     for damaged in 1..16 {
