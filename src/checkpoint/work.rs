@@ -312,6 +312,26 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
+    /// Gives what cannot be captured, and came to the stage since it had just taken the place of `path`, a name beside that.
+    fn move_out(&mut self, staged: &RelPath, path: &RelPath) -> Result<()> {
+        let workspace = &*self.files.workspace;
+        let Some((dir, name)) = path.split() else { return Ok(()) };
+        let is_there = |dir: &RelPath| workspace.meta(dir).is_ok_and(|meta| meta.kind == MetaKind::Directory);
+        let dir = if dir.is_root() || is_there(&dir) { dir } else { RelPath::root() };
+        let kept = [name, format!(".forklog-kept-{}", self.uid).as_bytes()].concat();
+        let mut aside = dir.join(&kept);
+        for n in 1.. {
+            match workspace.meta(&aside) {
+                Ok(_) => aside = dir.join(&[&*kept, format!("-{n}").as_bytes()].concat()),
+                Err(error) if is_absent(&error) => break,
+                Err(error) => return self.io(&aside, "stat", Err(error)),
+            }
+        }
+        self.io(path, "move aside", workspace.rename(staged, &aside))?;
+        self.moved_aside.push(aside);
+        Ok(())
+    }
+
     /// Puts into the store what a rename has brought to `staged`, if it is not one of the contents that are there.
     fn keep(&mut self, staged: &RelPath, path: &RelPath, step: &Step, known: Option<(&Entry, &Meta)>) -> Result<()> {
         let meta = self.io(staged, "stat", self.files.workspace.meta(staged))?;
@@ -321,7 +341,7 @@ impl<'a> Work<'a> {
             return Ok(());
         }
         if matches!(meta.kind, MetaKind::Directory | MetaKind::Special) {
-            return Ok(());
+            return self.move_out(staged, path);
         }
         let read = read_state(&*self.files.workspace, Some(self.batch), None, staged, meta.kind)?;
         let (entry, _, _) = self.io(staged, "read", read)?;
@@ -443,6 +463,11 @@ impl<'a> Work<'a> {
                 continue;
             }
             let step = step_of(&name).and_then(|at| steps.get(at));
+            if matches!(meta.kind, MetaKind::Directory | MetaKind::Special) {
+                let origin = step.map_or(RelPath::new(&*name), |step| RelPath::new(step.path.as_slice()))?;
+                self.move_out(&path, &origin)?;
+                continue;
+            }
             let read = read_state(workspace, None, None, &path, meta.kind)?;
             let (entry, _, _) = self.io(&path, "read", read)?;
             let is_known = known.contains_key(&entry.id) || rescued.contains(&entry.id);

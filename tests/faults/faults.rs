@@ -439,6 +439,45 @@ fn a_journal_survives_although_syncing_its_directorys_name_failed_once() {
     assert!(failed > 2, "{failed}");
 }
 
+/// Somebody puts a directory where a file was while a rewind runs, at each of its calls that changes anything.
+#[test]
+fn a_directory_that_takes_a_files_place_during_a_rewind_is_kept_and_blocks_nothing() {
+    let (disk, _) = three_turns();
+    for moment in 0.. {
+        let copy = disk.after(Cut::Everything);
+        let (calls, busy) = (std::sync::atomic::AtomicU64::new(0), AtomicBool::new(false));
+        let user = User::of(&copy);
+        let done = std::sync::Arc::new(AtomicBool::new(false));
+        let flag = std::sync::Arc::clone(&done);
+        let process = copy.process();
+        let store = open(&process).expect("opens");
+        let session = store.session(&key()).expect("opens");
+        let found = files(&process, &session).expect("opens");
+        copy.on_point(Points::Changes, move |_, _| {
+            if !busy.swap(true, Ordering::SeqCst) {
+                if calls.fetch_add(1, Ordering::SeqCst) == moment {
+                    let _ = user.0.remove_file(&path("main"));
+                    let made = user.0.create_dir(&path("main"), 0o755);
+                    let made = made.and_then(|()| user.0.write_new(&path("main/inside"), EDIT.as_bytes(), 0o644));
+                    flag.store(made.is_ok(), Ordering::SeqCst);
+                }
+                busy.store(false, Ordering::SeqCst);
+            }
+        });
+        let result = found.rewind(&seq(0), Scope::Both, &normal());
+        copy.clear_hook();
+        drop(found);
+        if !done.load(Ordering::SeqCst) {
+            assert!(moment > 20, "{moment}");
+            break;
+        }
+        files(&process, &session).unwrap_or_else(|error| panic!("at {moment}: {error}, after {result:?}"));
+        let image = User::of(&copy).image();
+        let holds = image.iter().find(|(_, is)| is.contains(EDIT)).map(|(path, _)| path.clone());
+        assert!(holds.as_ref().is_some_and(|path| !path.contains("stage")), "at {moment}: {holds:?}, {result:?}");
+    }
+}
+
 /// The user writes a file while a rewind runs, at each of its calls that changes anything.
 #[test]
 fn an_edit_in_the_middle_of_a_rewind_is_not_lost() {
