@@ -110,6 +110,56 @@ fn an_object_like_another_costs_what_differs() {
     assert_eq!(get(&store, id).expect("stored whole"), version(30));
 }
 
+/// Bytes that do not compress, others for each `seed`.
+fn noise(seed: u32, len: usize) -> Vec<u8> {
+    let mut random = seed;
+    let byte = || {
+        random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (random >> 24) as u8
+    };
+    std::iter::repeat_with(byte).take(len).collect()
+}
+
+/// Somebody sees what another process has put and not synced; that is cut off again, and a third process goes on in its place. `next` is as long
+/// as what the third one puts there.
+fn one_that_saw_what_was_cut(root: &Path, next: usize) -> (ObjectStore, Vec<u8>, ObjectId) {
+    put_all(&os_store(root), 0..1).expect("put");
+    let (lost, kept) = (noise(1, 2 << 20), noise(2, next));
+    let first = os_store(root);
+    let batch = first.begin().expect("begun");
+    batch.put(ObjectKind::Blob, &lost).expect("put");
+    let seeing = os_store(root);
+    drop(seeing.begin().expect("begun"));
+    drop(batch);
+    drop(first);
+    let third = os_store(root);
+    let batch = third.begin().expect("begun");
+    let kept = batch.put(ObjectKind::Blob, &kept).expect("put");
+    batch.sync().expect("synced");
+    (seeing, lost, kept)
+}
+
+#[test]
+fn what_was_seen_and_then_cut_is_stored_when_it_is_put() {
+    let root = tempfile::tempdir().expect("a place");
+    let (seeing, lost, _) = one_that_saw_what_was_cut(root.path(), 5 << 20);
+    let batch = seeing.begin().expect("begun");
+    let id = batch.put(ObjectKind::Blob, &lost).expect("put");
+    batch.sync().expect("synced");
+    drop(batch);
+    assert_eq!(get(&os_store(root.path()), id).expect("stored"), lost);
+}
+
+#[test]
+fn what_took_the_place_of_what_was_cut_is_found_and_kept_by_gc() {
+    let root = tempfile::tempdir().expect("a place");
+    let (seeing, _, kept) = one_that_saw_what_was_cut(root.path(), 300_000);
+    let roots = [Root::Blob(kept)];
+    seeing.gc(|| Ok(roots.to_vec())).expect("collected");
+    get(&seeing, kept).expect("found");
+    get(&os_store(root.path()), kept).expect("kept");
+}
+
 /// The first version is dead, and the others were stored against it.
 #[test]
 fn gc_keeps_what_was_stored_against_what_is_dead() {

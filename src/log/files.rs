@@ -3,6 +3,7 @@
 use super::ends::{self, Seen};
 use super::large;
 use super::lineage::{Lineage, View};
+use super::scan::{Scanner, Step};
 use super::transcript::{Tip, Transcript, files_of};
 use super::walk::{Walk, Walked, each_line};
 use crate::disk::Disk;
@@ -227,14 +228,14 @@ pub(crate) fn each_record(
     .map(drop)
 }
 
-/// Shows every object that `transcript` refers to, in whatever view, to `visit`, with the start of the line.
+/// Shows every object that `transcript` refers to, in whatever view, to `visit`, with the start of the line. Those of a batch without its end are
+/// among them: a file that is kept for a fork may end within one.
 ///
 /// # Errors
 ///
 /// As [`ends::find`].
 pub(crate) fn each_object(transcript: &Transcript, mut visit: impl FnMut(u64, Root)) -> Result<()> {
-    ends::find(&transcript.file, &transcript.path, transcript.first, |seen| {
-        let Seen::Line(start, whole) = seen else { return Ok(()) };
+    let mut look = |start: u64, whole: &Whole<'_>| {
         match (whole.kind, FilesRecord::of(whole)) {
             (kind::LARGE, _) => visit(start, Root::Blob(large::reference(transcript, start, whole)?.object)),
             (_, Some(record)) => record.entries().into_iter().for_each(|entry| visit(start, Root::Entry(entry))),
@@ -242,8 +243,16 @@ pub(crate) fn each_object(transcript: &Transcript, mut visit: impl FnMut(u64, Ro
             _ => {}
         }
         Ok(())
-    })
-    .map(drop)
+    };
+    let ends = ends::find(&transcript.file, &transcript.path, transcript.first, |seen| match seen {
+        Seen::Line(start, whole) => look(start, whole),
+        Seen::Gap(_) => Ok(()),
+    })?;
+    let mut rest = Scanner::new(transcript.file.clone(), ends.link, ends.len);
+    while let Step::Line(start, whole) = rest.next().map_err(|error| transcript.io(error))? {
+        look(start, &whole)?;
+    }
+    Ok(())
 }
 
 /// The position after line `link` of a base: where its file goes on without the fork.

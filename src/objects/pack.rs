@@ -43,6 +43,16 @@ pub(super) struct Scanned {
     pub(super) hole: Option<u64>,
 }
 
+impl Known {
+    /// Goes back to the last promise: only what stands before one is never cut.
+    fn forget_unpromised(&mut self) {
+        let Scanned { synced, hole, .. } = self.scanned;
+        let end = synced.max(HEADER_LEN as u64);
+        self.tail.retain(|_, at| *at < end);
+        self.scanned = Scanned { end, synced, ends_with_mark: false, hole: hole.filter(|at| *at < end) };
+    }
+}
+
 impl Pack {
     /// Looks at a pack: its index where there is a good one, and the frames that the index does not have.
     pub(super) fn load(disk: &dyn Disk, path: &Path, uid: Uid, condemned: bool) -> Result<Self> {
@@ -51,17 +61,20 @@ impl Pack {
         Ok(found)
     }
 
-    /// Looks at what has been appended since the last look.
+    /// Looks at what has been appended since the last look. What nobody had promised then may have been cut since, and others have gone on in
+    /// its place: it is looked at anew.
     pub(super) fn catch_up(&self, disk: &dyn Disk) -> Result<()> {
         let len = disk.stat(&self.path).map_err(|e| Error::io("stat", &self.path, e))?.len;
         let mut known = self.known();
-        if known.scanned.end == len {
+        if known.scanned.end == len && known.scanned.ends_with_mark {
             return Ok(());
         }
         let file = open(disk, &self.path)?;
         if known.scanned.end == 0 {
             known.scanned = self.check_header(&*file)?;
             self.load_index(disk, len, &mut known);
+        } else {
+            known.forget_unpromised();
         }
         let Known { tail, scanned, .. } = &mut *known;
         scan(&*file, &self.path, self.uid, scanned, |at, head| {

@@ -182,7 +182,7 @@ impl Store {
             }
         }
         let mut done = GcReport::default();
-        let has_objects = self.disk().stat(&self.dir("objects")).is_ok();
+        let has_objects = exists(&**self.disk(), &self.dir("objects"))?;
         if dry_run && has_objects {
             done = self.objects().gc_dry_run(&self.roots(Some(&needed))?)?;
         }
@@ -202,7 +202,9 @@ impl Store {
     /// Everything that a transcript or journal refers to, whatever view it is in; with `needed` as if the graves had been swept.
     fn roots(&self, needed: Option<&Needed>) -> Result<Vec<Root>> {
         let disk = &**self.disk();
-        let mut roots = HashSet::new();
+        // First, since a recovery that runs meanwhile has its record take over what the journal names; whoever makes a new journal puts all that it
+        // names in a batch of its own.
+        let mut roots: HashSet<Root> = journal_roots(disk, &self.journals())?.into_iter().collect();
         for project in list_dir(disk, &self.dir("projects"))? {
             for session in list_dir(disk, &project)? {
                 for path in transcripts(disk, &session)?.into_iter().chain(copies(disk, &session)?) {
@@ -216,7 +218,6 @@ impl Store {
                 self.roots_of(&path, needed, &mut roots)?;
             }
         }
-        roots.extend(journal_roots(disk, &self.journals())?);
         Ok(roots.into_iter().collect())
     }
 
@@ -452,7 +453,7 @@ impl Store {
             }
         }
         let lineage = dir.join("lineage");
-        if disk.stat(&lineage).is_ok() {
+        if exists(disk, &lineage)? {
             // Also for who made a copy earlier, and died before this.
             for dir in [&lineage, &dir] {
                 disk.sync_dir(dir).map_err(|error| Error::io("sync", dir, error))?;
@@ -499,11 +500,20 @@ impl Store {
     }
 }
 
+/// Whether something has this name. What cannot be looked at this moment is an error: gc throws away what nobody is seen to need.
+pub(super) fn exists(disk: &dyn crate::disk::Disk, path: &Path) -> Result<bool> {
+    match disk.stat(path) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(Error::io("read", path, error)),
+    }
+}
+
 /// The paths of a session directory's own transcripts.
 pub(crate) fn transcripts(disk: &dyn crate::disk::Disk, session: &Path) -> Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
     let main = session.join("transcript.jsonl");
-    if disk.stat(&main).is_ok() {
+    if exists(disk, &main)? {
         paths.push(main);
     }
     let sides = list_dir(disk, &session.join("side"))?;

@@ -6,9 +6,9 @@ use std::path::Path;
 use serde_json::{Map as Object, Value};
 
 use super::Store;
-use super::admin::is_copy;
+use super::admin::{exists, is_copy};
 use crate::disk::{How, LockMode};
-use crate::error::{Error, Result};
+use crate::error::{Error, Named, Result};
 use crate::format::control::{self, Base, Header, Side};
 use crate::format::line::{self, Draft, Link, kind};
 use crate::format::{self, json};
@@ -208,7 +208,7 @@ impl Store {
         // One that cannot be read, not being written this moment, may have said so.
         let poisoned = || {
             let note = Note::read(disk, &marker);
-            disk.stat(&marker).is_ok() && note.is_none_or(|note| note.doubts(header.uid))
+            exists(disk, &marker).unwrap_or(true) && note.is_none_or(|note| note.doubts(header.uid))
         };
         if poisoned() {
             let side = header.side.as_ref().map(|side| &side.name);
@@ -310,10 +310,18 @@ impl Store {
         let dir = self.layout().session(&key.project, &key.session);
         let main = open_named(disk, &dir, key, None, How::Read)?;
         let path = dir.join(Layout::transcript(Some(side)));
-        if disk.stat(&path).is_ok() {
+        if exists(disk, &path)? {
             return Ok(());
         }
-        self.make_dir(&dir.join("side"))?;
+        let sides = dir.join("side");
+        // It alone: a session that is deleted this moment must not come back as a directory without a transcript.
+        match disk.create_dir(&sides) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                return Err(Error::not_found(Named::Session, key));
+            }
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(Error::io("make", &sides, error)),
+            _ => {}
+        }
         let uid = Uid::from_bytes(self.random());
         let header = Header {
             format: format::VERSION,
@@ -330,7 +338,7 @@ impl Store {
         // Under the lock, so that of two who make the same one, the second finds the first one's.
         let lock = Lock::open(disk, &path.with_extension("lock"))?;
         lock.take(LockMode::Exclusive, PATIENCE)?;
-        if disk.stat(&path).is_ok() {
+        if exists(disk, &path)? {
             let _ = disk.remove_file(&temp);
             return Ok(());
         }

@@ -103,9 +103,7 @@ impl Store {
     /// As [`Store::list`], and [`Error::Full`].
     pub fn reindex(&self) -> Result<u64> {
         let mut count = 0;
-        let keys = self.scan()?;
-        let entries = self.all_scanned(&keys).inspect(|_| count += 1);
-        self.index().rebuild(self.random(), entries)?;
+        self.index().rebuild(self.random(), self.all_scanned().inspect(|_| count += 1))?;
         Ok(count)
     }
 
@@ -215,8 +213,7 @@ impl Store {
 
     /// Builds the index again unless somebody has done it meanwhile. On a disk that cannot be written there is no index to be had.
     fn rebuild(&self) -> Result<()> {
-        let keys = self.scan()?;
-        self.index().rebuild_if_needed(self.random(), || self.all_scanned(&keys))
+        self.index().rebuild_if_needed(self.random(), || self.all_scanned())
     }
 
     fn rebuild_always(&self) -> Result<()> {
@@ -382,13 +379,26 @@ impl Store {
         Some(Entry { damaged: true, size_bytes, ..entry })
     }
 
-    /// [`Store::scanned`] of these sessions, some hundred at a time.
-    fn all_scanned<'a>(&'a self, keys: &'a [SessionKey]) -> impl Iterator<Item = Result<Entry>> + 'a {
-        keys.chunks(1024).flat_map(|keys| {
-            let (found, failed) = match parallel::each(keys, |key| self.scanned(key)) {
-                Ok(found) => (found, None),
-                Err(error) => (Vec::new(), Some(Err(error))),
-            };
+    /// [`Store::scanned`] of all sessions, some hundred at a time.
+    ///
+    /// Looks for them when the first is asked for, which an index that is built again does under its lock: who makes a session before that is found,
+    /// and who publishes one later waits.
+    fn all_scanned(&self) -> impl Iterator<Item = Result<Entry>> + '_ {
+        let mut keys = None;
+        let some = move || match keys.take().map_or_else(|| self.scan().map(Vec::into_iter), Ok) {
+            Ok(mut left) => {
+                let some: Vec<SessionKey> = left.by_ref().take(1024).collect();
+                keys = Some(left);
+                (!some.is_empty()).then_some(Ok(some))
+            }
+            Err(error) => {
+                keys = Some(Vec::new().into_iter());
+                Some(Err(error))
+            }
+        };
+        std::iter::from_fn(some).flat_map(|keys| {
+            let found = keys.and_then(|keys| parallel::each(&keys, |key| self.scanned(key)));
+            let (found, failed) = found.map_or_else(|error| (Vec::new(), Some(Err(error))), |found| (found, None));
             found.into_iter().flatten().map(Ok).chain(failed)
         })
     }

@@ -78,9 +78,6 @@ impl Store {
         let disk = options.disk;
         let made = prepare(&*disk, &*options.env, &root, options.create)?;
         let index = Index::open(disk.clone(), &root);
-        if made {
-            index.rebuild(options.env.random(), [])?;
-        }
         let env = options.env.clone();
         let new_uid: NewUid = Arc::new(move || Uid::from_bytes(env.random()));
         let objects = Arc::new(ObjectStore::open(disk.clone(), &root.join("objects"), new_uid.clone()));
@@ -97,7 +94,12 @@ impl Store {
             spill_over: options.spill_over,
             ticker: tick::Ticker::default(),
         };
-        Ok(Self { inner: Arc::new(inner) })
+        let store = Self { inner: Arc::new(inner) };
+        if made {
+            // Another process may have made the store as well, and sessions in it.
+            store.reindex()?;
+        }
+        Ok(store)
     }
 
     /// The store's directory.

@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex};
 use forklog::checkpoint::PlanOptions;
 use forklog::disk::{Disk, How, LockMode};
 use forklog::objects::{MAX_OBJECT, NewUid, ObjectStore, Root};
-use forklog::{Error, NewSession, ObjectKind, SessionKey, Uid};
+use forklog::{Error, NewSession, ObjectKind, Scope, SessionKey, Uid};
 use forklog_sim::{Points, Process, SimDisk, derive};
 
-use crate::world::{User, files, key, open, three_turns};
+use crate::world::{STORE, User, WORK, files, forced, key, open, seq, three_turns};
 
 const OBJECTS: &str = "/objects";
 
@@ -82,6 +82,88 @@ fn a_writer_that_needs_what_gc_removes_stores_it_again() {
     }
     println!("a writer came at {written} calls of a gc, and had to wait at {waited}");
     assert!(written > 20 && waited > 0, "{written} {waited}");
+}
+
+/// At each call of a gc, another process carries on a rewind whose process was killed, unless somebody has what that needs.
+#[test]
+fn a_recovery_beside_gc_loses_nothing_that_its_record_names() {
+    const EDIT: &str = "an edit that no checkpoint has";
+    let (disk, _) = three_turns();
+    let user = User::of(&disk);
+    // Most of the pack is dead, so that gc writes what is live into another one.
+    let process = disk.process();
+    let store = open(&process).expect("opens");
+    let other = SessionKey::new("p", "other").expect("legal");
+    let session = store.create(NewSession::named(other.clone())).expect("created");
+    let noise: String = (0..90_000u64).map(|n| format!("{:x}", derive(4, n) % 16)).collect();
+    user.write("noise", &noise);
+    files(&process, &session).and_then(|files| files.checkpoint(None)).expect("taken");
+    user.remove("noise");
+    session.close().expect("closed");
+    store.delete(&other).expect("deleted");
+    drop(store);
+    user.write("main", EDIT);
+    let before = user.image();
+    // Killed once a file has moved.
+    let victim = disk.process();
+    let struck = victim.clone();
+    let moved = AtomicU64::new(0);
+    disk.on_point(Points::Changes, move |point, _| {
+        if point.path.starts_with(WORK) && moved.fetch_add(1, Ordering::SeqCst) == 4 {
+            struck.kill();
+        }
+    });
+    let rewound = open(&victim).and_then(|store| {
+        let session = store.session(&key())?;
+        files(&victim, &session)?.rewind(&seq(0), Scope::Files, &forced())
+    });
+    disk.clear_hook();
+    rewound.expect_err("killed");
+    victim.kill();
+    let (mut recovered, mut waited) = (0, 0);
+    for moment in 0.. {
+        let copy = disk.after(forklog_sim::Cut::Everything);
+        let did = Arc::new(AtomicU64::new(0));
+        let (calls, busy) = (AtomicU64::new(0), AtomicBool::new(false));
+        let (process, flag) = (copy.process(), Arc::clone(&did));
+        copy.on_point(Points::Every, move |_, _| {
+            if busy.swap(true, Ordering::SeqCst) {
+                return;
+            }
+            if calls.fetch_add(1, Ordering::SeqCst) == moment {
+                // Whoever waits here waits for good.
+                let is_free = ["lock", "objects/lock"].iter().all(|name| {
+                    let lock = process.open(&Path::new(STORE).join(name), How::Create);
+                    lock.is_ok_and(|lock| lock.try_lock(LockMode::Shared).expect("asked"))
+                });
+                let found = || {
+                    let store = open(&process)?;
+                    let session = store.session(&key())?;
+                    files(&process, &session).map(drop)
+                };
+                flag.store(if is_free && found().is_ok() { 1 } else { 2 }, Ordering::SeqCst);
+            }
+            busy.store(false, Ordering::SeqCst);
+        });
+        let process = copy.process();
+        let store = open(&process).expect("opens");
+        let collected = store.gc(false);
+        copy.clear_hook();
+        collected.unwrap_or_else(|error| panic!("at {moment}: {error}"));
+        let process = copy.process();
+        let store = open(&process).expect("opens");
+        let session = store.session(&key()).expect("opens");
+        let found = files(&process, &session).expect("opens");
+        found.undo(&forced()).unwrap_or_else(|error| panic!("at {moment}: {error}"));
+        assert_eq!(User::of(&copy).image(), before, "at {moment}");
+        match did.load(Ordering::SeqCst) {
+            0 => break,
+            1 => recovered += 1,
+            _ => waited += 1,
+        }
+    }
+    println!("a recovery came at {recovered} calls of a gc, and had to wait at {waited}");
+    assert!(recovered > 20, "{recovered} {waited}");
 }
 
 /// While a transcript is damaged nobody knows what it needs: objects stay, and gc says why.

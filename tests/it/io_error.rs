@@ -513,3 +513,112 @@ fn a_bit_that_is_read_wrong_once_costs_no_record() {
         }
     }
 }
+
+/// What a fork needs of a session that is deleted is known from the fork's own file.
+#[test]
+fn gc_throws_nothing_away_while_it_cannot_look_at_a_transcript() {
+    let mut failed = 0;
+    for nth in 1..20 {
+        let disk = SimDisk::new(11);
+        let store = open_store(&disk.process(), 1).expect("a store");
+        let session = store.create(NewSession::named(key("a"))).expect("created");
+        session.append(&1).and_then(|_| session.close()).expect("there is room");
+        let fork = store.fork(&key("a"), &At::Head, NewSession::named(key("b"))).expect("forked");
+        fork.append(&2).and_then(|_| fork.close()).expect("there is room");
+        store.delete(&key("a")).expect("deleted");
+        disk.add_fault(Fault::at(nth, What::Fail(Errno::Io)).on(SimOp::Stat).in_path("/b/transcript.jsonl"));
+        let hits = disk.fault_hits();
+        let collected = store.gc(false);
+        let hit = disk.fault_hits() > hits;
+        disk.clear_faults();
+        if hit {
+            collected.expect_err("it cannot know what is needed");
+            failed += 1;
+        }
+        assert_eq!(store.read(&key("b")).expect("the ancestor is there").len(), 2, "the {nth}th look fails");
+        store.gc(false).expect("collected");
+        assert_eq!(store.read(&key("b")).expect("the ancestor is there").len(), 2, "the {nth}th look failed");
+    }
+    assert!(failed > 0, "nobody looked");
+}
+
+/// At each call of a rebuild, another process makes a session and closes it, unless the index is locked just then.
+#[test]
+fn a_session_that_is_made_beside_a_rebuild_is_in_the_list() {
+    let (mut made, mut waited) = (0, 0);
+    for moment in 0.. {
+        let disk = SimDisk::new(12);
+        let store = open_store(&disk.process(), 1).expect("a store");
+        for id in ["a", "b", "c"] {
+            store.create(NewSession::named(key(id))).and_then(|session| session.close()).expect("made");
+        }
+        let (other, process) = (open_store(&disk.process(), 2).expect("a store"), disk.process());
+        let (calls, did) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let (counted, flag, busy) = (Arc::clone(&calls), Arc::clone(&did), AtomicU64::new(0));
+        let lock = store.path().join("index/lock");
+        disk.on_point(Points::Every, move |_, _| {
+            if busy.swap(1, Ordering::SeqCst) == 1 {
+                return;
+            }
+            if counted.fetch_add(1, Ordering::SeqCst) == moment {
+                let file = process.open(&lock, How::Write).expect("there");
+                let is_free = file.try_lock(forklog::disk::LockMode::Exclusive).expect("asked");
+                drop(file);
+                if is_free {
+                    let session = other.create(NewSession::named(key("aa")));
+                    session.and_then(|session| session.close()).expect("made");
+                }
+                flag.store(if is_free { 1 } else { 2 }, Ordering::SeqCst);
+            }
+            busy.store(0, Ordering::SeqCst);
+        });
+        store.reindex().expect("built again");
+        disk.clear_hook();
+        match did.load(Ordering::SeqCst) {
+            0 => break,
+            1 => made += 1,
+            _ => waited += 1,
+        }
+        let listed = |store: &Store| store.entries().expect("listed").len() as u64;
+        let found = listed(&store);
+        assert_eq!(store.reindex().expect("built again"), found, "made at call {moment} of a rebuild");
+    }
+    assert!(made > 1 && waited > 1, "{made} {waited}");
+}
+
+/// At each call that makes a side transcript, another process deletes the session.
+#[test]
+fn a_session_that_is_deleted_while_a_side_of_it_is_made_leaves_its_name_free() {
+    let mut deleted = 0;
+    for moment in 0.. {
+        let disk = SimDisk::new(13);
+        let store = open_store(&disk.process(), 1).expect("a store");
+        store.create(NewSession::named(key("a"))).and_then(|session| session.close()).expect("made");
+        let other = open_store(&disk.process(), 2).expect("a store");
+        let (calls, busy) = (Arc::new(AtomicU64::new(0)), AtomicU64::new(0));
+        let (counted, did) = (Arc::clone(&calls), Arc::new(AtomicU64::new(0)));
+        let flag = Arc::clone(&did);
+        disk.on_point(Points::Every, move |_, _| {
+            if busy.swap(1, Ordering::SeqCst) == 1 {
+                return;
+            }
+            if counted.fetch_add(1, Ordering::SeqCst) == moment {
+                flag.store(u64::from(other.delete(&key("a")).is_ok()), Ordering::SeqCst);
+            }
+            busy.store(0, Ordering::SeqCst);
+        });
+        let side = store.side(&key("a"), &SideName::new("x").expect("legal"), OpenOptions::default());
+        disk.clear_hook();
+        if calls.load(Ordering::SeqCst) <= moment {
+            break;
+        }
+        drop(side);
+        if did.load(Ordering::SeqCst) == 1 {
+            deleted += 1;
+            let again = store.create(NewSession::named(key("a"))).unwrap_or_else(|error| panic!("{moment}: {error}"));
+            again.append(&1).and_then(|_| again.close()).expect("there is room");
+            assert_eq!(store.read(&key("a")).expect("readable").len(), 1);
+        }
+    }
+    assert!(deleted > 5, "{deleted}");
+}

@@ -190,6 +190,34 @@ fn gc_keeps_payloads_while_a_session_a_fork_or_an_undo_needs_them() {
     assert!(place.packs().is_empty());
 }
 
+#[test]
+fn gc_keeps_payloads_of_a_fork_that_begins_within_a_batch_although_the_parent_goes() {
+    for rerooted in [false, true] {
+        let place = Place::new();
+        let store = place.store();
+        let a = store.create(NewSession::named(key("a"))).expect("created");
+        append(&a, 0..1);
+        let values_of = |range: std::ops::Range<u32>| range.map(|n| json!({ "n": n, "text": noise(5_000 + n) }));
+        let batch: Vec<Value> = values_of(1..8).collect();
+        let records: Vec<_> = batch.iter().map(|value| NewRecord::of(value).expect("JSON")).collect();
+        a.append_batch(&records).expect("appended");
+        let fork = store.fork(&key("a"), &At::Seq(Seq::new(3)), NewSession::named(key("b"))).expect("forked");
+        drop((a, fork));
+        if rerooted {
+            store.reroot(&key("b")).expect("copied");
+        }
+        drop(store);
+        let store = place.store();
+        store.delete(&key("a")).expect("deleted");
+        for _ in 0..2 {
+            store.gc(false).expect("collected");
+            let expected: Vec<Value> = [value(0)].into_iter().chain(values_of(1..4)).collect();
+            assert_eq!(values(&store, "b"), expected, "{rerooted}");
+        }
+        assert!(store.verify(None, |_| {}).expect("verified").is_sound());
+    }
+}
+
 fn find(bytes: &[u8], wanted: &[u8]) -> usize {
     bytes.windows(wanted.len()).position(|part| part == wanted).expect("it is there")
 }
