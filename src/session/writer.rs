@@ -527,7 +527,7 @@ impl Core {
         })
     }
 
-    /// Takes note of what other writers have appended.
+    /// Takes note of what other writers have appended. Where that fails, the next call goes on behind the last line that was taken note of.
     fn catch_up(&self, writer: &mut Writer) -> Result<()> {
         let Transcript { file, path, .. } = &self.transcript;
         let stale = |why| Error::Stale { path: path.clone(), why };
@@ -536,21 +536,24 @@ impl Core {
         if len < link.end || !self.transcript.fits(&self.transcript.position(&writer.state.tip))? {
             return Err(stale("another program cut or rewrote it"));
         }
-        if len == link.end {
+        if len == link.end && !link.more {
             return Ok(());
         }
         let (state, look) = (&mut writer.state, self.store.look());
-        let ends = ends::find(file, path, link, |seen| match seen {
+        let found = ends::find(file, path, link, |seen| match seen {
             Seen::Line(start, whole) => state.line(&self.transcript, start, whole, look),
             Seen::Gap(_) => Err(stale("it was repaired")),
-        })?;
-        if ends.link.end != len {
+        });
+        let reached = state.tip.link;
+        writer.view = None;
+        writer.appender.catch_up(reached);
+        self.written.store(reached.end, Ordering::Release);
+        let ends = found?;
+        // The rest of a batch may be gone that was read up to here.
+        if ends.link.end != len || reached.more {
             return Err(stale("something stands at its end that does not continue it"));
         }
-        writer.view = None;
-        writer.appender.catch_up(ends.link);
         self.syncer.learn(ends.promise);
-        self.written.store(ends.link.end, Ordering::Release);
         Ok(())
     }
 
