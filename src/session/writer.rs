@@ -743,6 +743,14 @@ impl Core {
         self.sync_to(self.written.load(Ordering::Acquire))
     }
 
+    /// [`Core::sync_all`] where nobody hears that it failed: the handle is poisoned then, although it was only a sync of names.
+    pub(crate) fn sync_unheard(&self) {
+        if self.sync_all().is_err() {
+            self.syncer.fail();
+            self.note_poison(&mut self.lock());
+        }
+    }
+
     pub(super) fn sync_to(&self, end: u64) -> Result<()> {
         let synced = self.syncer.sync_to(end, || self.written.load(Ordering::Acquire), || self.sync_names());
         if synced.is_err() && self.syncer.has_failed() {
