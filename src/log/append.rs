@@ -242,7 +242,7 @@ pub(crate) struct Syncer {
     file: Arc<dyn File>,
     /// Length of the file that is known to be on stable storage. It never falls.
     synced: AtomicU64,
-    /// A sync failed: nothing can be promised any more.
+    /// A sync failed, or one of names that nobody was told of: nothing can be promised any more.
     failed: AtomicBool,
     /// The two above only change while this is locked, so that who waits misses nothing.
     turns: Mutex<Turns>,
@@ -280,6 +280,12 @@ impl Syncer {
     /// Whether a sync has failed.
     pub(crate) fn has_failed(&self) -> bool {
         self.failed.load(Ordering::Acquire)
+    }
+
+    /// Promises nothing any more, as after a sync that has failed.
+    pub(crate) fn fail(&self) {
+        let _turns = self.lock();
+        self.failed.store(true, Ordering::Release);
     }
 
     /// Takes over a promise that another writer has made.

@@ -37,7 +37,8 @@ pub(crate) enum Seen<'a> {
 
 /// Finds the end of `file`, reading lines from `from` on, and shows everything that counts to `visit`, in order.
 ///
-/// `from` must be after a line that is known to be good and not inside a batch. Cost: one read of what follows `from`, two of
+/// `from` must be after a line that is known to be good, and not inside a batch, unless this has shown the lines before it: those of a batch
+/// that is not complete are not shown. Cost: one read of what follows `from`, two of
 /// batches that nobody promised.
 ///
 /// # Errors

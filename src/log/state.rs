@@ -172,7 +172,7 @@ impl State {
         state
     }
 
-    /// Takes note of a line behind the tip.
+    /// Takes note of a line behind the tip; after an error, of nothing.
     ///
     /// # Errors
     ///

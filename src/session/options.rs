@@ -10,7 +10,8 @@ pub enum Durability {
     /// A killed process; not a power cut, until the next [`Session::sync`](crate::Session::sync) or [`Session::close`](crate::Session::close).
     #[default]
     Write,
-    /// A killed process at once, a power cut after at most this long.
+    /// A killed process at once, a power cut after at most this long. Where a sync fails, the next append says so: the handle is
+    /// [poisoned](crate::Error::Poisoned).
     ///
     /// Choosing it starts one thread for the store, which ends with the store. Where no thread is to be had, it is
     /// [`Durability::Sync`].

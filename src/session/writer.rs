@@ -527,7 +527,7 @@ impl Core {
         })
     }
 
-    /// Takes note of what other writers have appended.
+    /// Takes note of what other writers have appended. Where that fails, the next call goes on behind the last line that was taken note of.
     fn catch_up(&self, writer: &mut Writer) -> Result<()> {
         let Transcript { file, path, .. } = &self.transcript;
         let stale = |why| Error::Stale { path: path.clone(), why };
@@ -536,21 +536,24 @@ impl Core {
         if len < link.end || !self.transcript.fits(&self.transcript.position(&writer.state.tip))? {
             return Err(stale("another program cut or rewrote it"));
         }
-        if len == link.end {
+        if len == link.end && !link.more {
             return Ok(());
         }
         let (state, look) = (&mut writer.state, self.store.look());
-        let ends = ends::find(file, path, link, |seen| match seen {
+        let found = ends::find(file, path, link, |seen| match seen {
             Seen::Line(start, whole) => state.line(&self.transcript, start, whole, look),
             Seen::Gap(_) => Err(stale("it was repaired")),
-        })?;
-        if ends.link.end != len {
+        });
+        let reached = state.tip.link;
+        writer.view = None;
+        writer.appender.catch_up(reached);
+        self.written.store(reached.end, Ordering::Release);
+        let ends = found?;
+        // The rest of a batch may be gone that was read up to here.
+        if ends.link.end != len || reached.more {
             return Err(stale("something stands at its end that does not continue it"));
         }
-        writer.view = None;
-        writer.appender.catch_up(ends.link);
         self.syncer.learn(ends.promise);
-        self.written.store(ends.link.end, Ordering::Release);
         Ok(())
     }
 
@@ -738,6 +741,14 @@ impl Core {
     /// Syncs whatever is written and not synced yet.
     pub(crate) fn sync_all(&self) -> Result<()> {
         self.sync_to(self.written.load(Ordering::Acquire))
+    }
+
+    /// [`Core::sync_all`] where nobody hears that it failed: the handle is poisoned then, although it was only a sync of names.
+    pub(crate) fn sync_unheard(&self) {
+        if self.sync_all().is_err() {
+            self.syncer.fail();
+            self.note_poison(&mut self.lock());
+        }
     }
 
     pub(super) fn sync_to(&self, end: u64) -> Result<()> {

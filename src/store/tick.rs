@@ -28,9 +28,11 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// The first error of a sync; the others are tried all the same.
+    /// The first error of a sync; the others are tried all the same. What this means for a session is as with
+    /// [`Session::sync`](crate::Session::sync).
     pub fn tick(&self) -> Result<()> {
-        tick(&self.inner)
+        let results: Vec<Result<()>> = sessions(&self.inner).iter().map(|session| session.sync_all()).collect();
+        results.into_iter().collect()
     }
 
     /// Sees to it that a thread ticks at least every `every` from now on; `false` where no thread is to be had.
@@ -53,7 +55,7 @@ impl Store {
     }
 }
 
-/// Ticks until the store is gone. A session whose sync fails is poisoned, and says so at its next append.
+/// Ticks until the store is gone. A session whose sync fails, of its transcript or of its names, is poisoned, and says so at its next append.
 fn run(store: &Weak<Inner>) {
     /// How long the thread may outlive its store.
     const NAP: Duration = Duration::from_millis(50);
@@ -61,7 +63,7 @@ fn run(store: &Weak<Inner>) {
     while let Some(inner) = store.upgrade() {
         let every = inner.ticker.state.lock().unwrap_or_else(PoisonError::into_inner).every.unwrap_or(NAP);
         if slept >= every {
-            let _ = tick(&inner);
+            sessions(&inner).iter().for_each(|session| session.sync_unheard());
             slept = Duration::ZERO;
         }
         drop(inner);
@@ -71,12 +73,8 @@ fn run(store: &Weak<Inner>) {
     }
 }
 
-fn tick(inner: &Inner) -> Result<()> {
-    let sessions: Vec<Arc<Core>> = {
-        let mut state = inner.ticker.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.sessions.retain(|session| session.strong_count() > 0);
-        state.sessions.iter().filter_map(Weak::upgrade).collect()
-    };
-    let results: Vec<Result<()>> = sessions.iter().map(|session| session.sync_all()).collect();
-    results.into_iter().collect()
+fn sessions(inner: &Inner) -> Vec<Arc<Core>> {
+    let mut state = inner.ticker.state.lock().unwrap_or_else(PoisonError::into_inner);
+    state.sessions.retain(|session| session.strong_count() > 0);
+    state.sessions.iter().filter_map(Weak::upgrade).collect()
 }

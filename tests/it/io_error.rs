@@ -417,6 +417,59 @@ fn closing_a_side_publishes_nothing_that_a_failed_sync_lost() {
     assert_eq!(listed_after_a_cut(&disk), 1);
 }
 
+/// A handle that has synced a record. Of another process that shared the session, and was killed, there are two records that nobody synced.
+fn with_a_dead_sharer(disk: &SimDisk, sync: impl Fn(&Session)) -> Session {
+    let options = OpenOptions { sharing: Sharing::PerCall, ..OpenOptions::default() };
+    let first =
+        open_store(&disk.process(), 1).and_then(|store| store.create(NewSession::named(key("a")).options(options)));
+    let first = first.expect("created");
+    let dead = disk.process();
+    let second = open_store(&dead, 2).and_then(|store| store.session_with(&key("a"), options)).expect("shared");
+    first.append(&1).and_then(|_| first.sync()).expect("there is room");
+    second.append(&2).and_then(|_| second.append(&3)).expect("there is room");
+    sync(&second);
+    dead.kill();
+    first
+}
+
+/// The last handle that shares a session synced what it had written itself, and published what others had.
+#[test]
+fn the_last_to_close_publishes_nothing_of_a_dead_sharer_that_a_power_cut_takes_back() {
+    let disk = SimDisk::new(14);
+    with_a_dead_sharer(&disk, |_| ()).close().expect("closed");
+    assert_eq!(payloads(&disk.after(Cut::Nothing)), ["1", "2", "3"]);
+    assert_eq!(listed_after_a_cut(&disk), 3);
+}
+
+#[test]
+fn a_close_whose_sync_of_a_dead_sharers_records_fails_says_so() {
+    let disk = SimDisk::new(14);
+    let session = with_a_dead_sharer(&disk, |_| ());
+    disk.add_fault(Fault::at(1, What::LoseForGood(Errno::Io)).on(SimOp::Sync).in_path("transcript.jsonl"));
+    session.close().expect_err("the sync fails");
+    disk.clear_faults();
+    assert_eq!(listed_after_a_cut(&disk), 1);
+    let store = open_store(&disk.process(), 3).expect("a store");
+    store.session(&key("a")).expect("opened").close().expect("closed");
+    assert_eq!(payloads(&disk.after(Cut::Nothing)), ["1", "2", "3"]);
+    assert_eq!(listed_after_a_cut(&disk), 3);
+}
+
+#[test]
+fn the_last_to_close_does_not_believe_a_sync_that_follows_a_dead_sharers_failed_one() {
+    let disk = SimDisk::new(14);
+    let session = with_a_dead_sharer(&disk, |sharer| {
+        disk.add_fault(Fault::at(1, What::LoseForGood(Errno::Io)).on(SimOp::Sync).in_path("transcript.jsonl"));
+        sharer.sync().expect_err("the sync fails");
+        disk.clear_faults();
+    });
+    session.close().expect("its own record is synced");
+    assert_eq!(listed_after_a_cut(&disk), 1);
+    let store = open_store(&disk.process(), 3).expect("a store");
+    store.session(&key("a")).expect("opened").close().expect("closed");
+    assert_eq!(payloads(&disk.after(Cut::Nothing)), ["1", "2", "3"]);
+}
+
 /// A world with session `a`, its fork `b`, and `a` deleted.
 fn orphan(seed: u64) -> World {
     let mut world = World::new(seed, OpenOptions::default());

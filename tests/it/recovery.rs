@@ -3,8 +3,11 @@
 use std::path::PathBuf;
 
 use forklog::disk::{Disk, How};
-use forklog::{Appended, At, Durability, Error, NewRecord, NewSession, OpenOptions, RecordId, Seq, Sharing, Store};
-use forklog_sim::{Cut, Errno, Fault, Op as SimOp, SimDisk, What};
+use forklog::{
+    Appended, At, Durability, Error, NewRecord, NewSession, OpenOptions, Position, RecordId, Seq, Session, Sharing,
+    Store,
+};
+use forklog_sim::{Cut, Errno, Fault, Op as SimOp, Process, SimDisk, What};
 use forklog_soak::model::Which;
 use forklog_soak::{Did, Op, SIDE, Step, Tally, World, check_image, files, key, open_store, path, records};
 use serde_json::json;
@@ -197,6 +200,73 @@ fn a_writer_that_shares_a_session_goes_on_behind_what_others_appended() {
     }
     let wanted: Vec<_> = world.model.now(A).records().map(|(payload, _)| payload.clone()).collect();
     assert_eq!(texts(&world), wanted);
+}
+
+/// Two handles of two processes that share session `a`.
+fn sharers(disk: &SimDisk) -> (Process, [Session; 2]) {
+    let options = OpenOptions { sharing: Sharing::PerCall, ..OpenOptions::default() };
+    let (ours, other) = (disk.process(), disk.process());
+    let first = open_store(&ours, 1).and_then(|store| store.create(NewSession::named(key("a")).options(options)));
+    let second = open_store(&other, 2).and_then(|store| store.session_with(&key("a"), options));
+    (other, [first.expect("created"), second.expect("shared")])
+}
+
+/// Ends a handle that has appended `last`, and compares what it says with what is there.
+fn counts_right(disk: &SimDisk, session: Session, last: Position, wanted: u64) {
+    let store = open_store(&disk.process(), 9).expect("a store");
+    let reader = store.read(&key("a")).expect("sound");
+    assert_eq!((reader.len(), last.records), (wanted, wanted));
+    assert_eq!(session.head().expect("readable"), last);
+    session.close().expect("closed");
+    assert_eq!(store.entry(&key("a")).expect("listed").records, wanted);
+    assert!(store.verify(None, |_| {}).expect("read").is_sound());
+}
+
+#[test]
+fn a_writer_that_met_half_a_line_of_another_counts_no_line_twice() {
+    let disk = SimDisk::new(5);
+    let (other, [first, second]) = sharers(&disk);
+    first.append(&1).expect("there is room");
+    second.append(&2).expect("there is room");
+    other.kill();
+    drop(second);
+    disk.damage(&path(MAIN), |bytes| bytes.extend(b"{\"t\":\"half a li")).expect("there");
+    assert!(matches!(first.append(&3), Err(Error::Stale { .. })));
+    let third = open_store(&disk.process(), 3).expect("a store");
+    let options = OpenOptions { sharing: Sharing::PerCall, ..OpenOptions::default() };
+    drop(third.session_with(&key("a"), options).expect("what was left is cut off"));
+    let last = first.append(&3).expect("it is in order");
+    counts_right(&disk, first, last, 3);
+}
+
+#[test]
+fn a_writer_that_once_failed_to_read_what_another_appended_counts_no_line_twice() {
+    for n in 1.. {
+        let disk = SimDisk::new(n);
+        let (_other, [first, second]) = sharers(&disk);
+        let id = |id: u64| RecordId::new(id.to_string()).expect("legal");
+        let long = format!("\"{}\"", "x".repeat(9000));
+        let record = |n| NewRecord::json(long.as_bytes()).expect("JSON").id(id(n));
+        second.append(&1).expect("there is room");
+        second.append_batch(&[record(2), record(3), record(4)]).expect("there is room");
+        second.append_batch(&[record(5), record(6), record(7)]).expect("there is room");
+        disk.add_fault(Fault::at(n, What::Fail(Errno::Io)).on(SimOp::Read).in_path("transcript.jsonl"));
+        let failed = first.append_record(&record(6));
+        let struck = disk.fault_hits() > 0;
+        disk.clear_faults();
+        assert!(
+            if struck { failed.is_err() } else { matches!(failed, Ok(Appended::Duplicate)) },
+            "read {n}: {failed:?}"
+        );
+        assert_eq!(first.append_record(&record(5)).expect("it is well again"), Appended::Duplicate, "read {n}");
+        let last = first.append(&8).expect("it is well again");
+        drop(second);
+        counts_right(&disk, first, last, 8);
+        if !struck {
+            assert!(5 < n, "only {n} reads");
+            break;
+        }
+    }
 }
 
 #[test]

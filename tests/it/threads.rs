@@ -3,11 +3,11 @@
 use std::process::Command;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use forklog::checkpoint::PlanOptions;
-use forklog::{At, Durability, FilesTarget, Filter, NewSession, Scope, Seq, Store};
-use forklog_sim::{Cut, SimDisk};
+use forklog::{At, Durability, Error, FilesTarget, Filter, NewSession, Scope, Seq, Store};
+use forklog_sim::{Cut, Errno, Fault, Op, SimDisk, What};
 use forklog_soak::{key, open_store};
 use serde_json::json;
 
@@ -69,4 +69,29 @@ fn whatever_uses_threads_does_without_them() {
         .output()
         .expect("started");
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+}
+
+/// The names of a session are synced before its first sync; where that went on failing, nothing was synced and nobody was told.
+#[test]
+fn an_interval_whose_sync_of_names_fails_is_told_at_the_next_append() {
+    let disk = SimDisk::new(1);
+    let often = Durability::Interval(Duration::from_millis(2));
+    let store = Store::options().disk(Arc::new(disk.process())).durability(often).open("/store").expect("a store");
+    disk.add_fault(Fault::at(1, What::Fail(Errno::Io)).on(Op::SyncDir).in_path("projects").lasting());
+    let session = store.create(NewSession::named(key("a"))).expect("created");
+    let late = Instant::now() + Duration::from_secs(20);
+    let told = loop {
+        if let Err(error) = session.append(&1) {
+            break error;
+        }
+        assert!(Instant::now() < late, "appends go on");
+        thread::sleep(Duration::from_millis(2));
+    };
+    assert!(matches!(told, Error::Poisoned { .. }), "{told}");
+    session.close().expect_err("it is poisoned");
+    disk.clear_faults();
+    store.session(&key("a")).expect("opened").close().expect("closed");
+    let appended = store.read(&key("a")).expect("there").len();
+    let after = open_store(&disk.after(Cut::Nothing).process(), 2).expect("a store");
+    assert_eq!(after.read(&key("a")).expect("there").len(), appended);
 }

@@ -41,14 +41,31 @@ impl Core {
                 let disk = &**self.store.disk();
                 writer.state.write_map(disk, &self.transcript, self.store.digest(), self.store.now())?;
             }
+            let synced = !last || self.sync_others(writer, &presence)?;
             if (last || self.options.sharing == Sharing::Exclusive) && writer.closed_at != Some(end.end) {
                 self.write_close(writer)?;
             }
-            if last && self.settle_entry(writer, &presence)? && !self.is_doubtful(&presence)? {
+            if last && synced && self.settle_entry(writer, &presence)? && !self.is_doubtful(&presence)? {
                 presence.remove()?;
             }
             Ok(())
         })
+    }
+
+    /// Syncs what others have written and did not sync before they died. False when the sync would prove nothing, since one has failed.
+    fn sync_others(&self, writer: &Writer, presence: &Presence) -> Result<bool> {
+        let end = writer.appender.link().end;
+        if self.syncer.promise() >= end {
+            return Ok(true);
+        }
+        if presence.is_poisoned() {
+            return Ok(false);
+        }
+        let synced = self.syncer.sync_to(end, || end, || self.sync_names());
+        if self.syncer.has_failed() {
+            presence.poison(&self.key, self.store.now());
+        }
+        synced.map(|()| true)
     }
 
     /// Ends the file with an `xclose`. What is written must be synced; it need not be itself.
