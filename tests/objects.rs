@@ -71,13 +71,7 @@ fn what_was_put_comes_back_and_is_stored_once() {
 
 /// Versions of a file that does not compress, each with one more byte changed.
 fn version(n: u8) -> Vec<u8> {
-    let mut random = 7_u32;
-    let mut bytes: Vec<u8> = std::iter::repeat_with(|| {
-        random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (random >> 24) as u8
-    })
-    .take(5_000)
-    .collect();
+    let mut bytes = noise(7, 5_000);
     for at in 0..usize::from(n) {
         bytes[at * 100] ^= 1;
     }

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -113,6 +114,27 @@ impl SimDisk {
     /// again.
     pub fn on_point(&self, points: Points, hook: impl Fn(&Point, &Snapshot) + Send + Sync + 'static) {
         *self.0.hook.lock().unwrap_or_else(PoisonError::into_inner) = Some((points, Arc::new(hook)));
+    }
+
+    /// Runs `act` before the `n`-th of these calls from now, counted from 0, and puts what it returns into the cell. Calls that `act` makes are not
+    /// counted. It is a hook: it replaces an earlier one, and [`SimDisk::clear_hook`] ends it.
+    pub fn at_call<T: Send + Sync + 'static>(
+        &self,
+        points: Points,
+        n: u64,
+        act: impl Fn() -> T + Send + Sync + 'static,
+    ) -> Arc<OnceLock<T>> {
+        let done = Arc::new(OnceLock::new());
+        let (cell, calls, busy) = (Arc::clone(&done), AtomicU64::new(0), AtomicBool::new(false));
+        self.on_point(points, move |_, _| {
+            if !busy.swap(true, Ordering::SeqCst) {
+                if calls.fetch_add(1, Ordering::SeqCst) == n {
+                    cell.get_or_init(&act);
+                }
+                busy.store(false, Ordering::SeqCst);
+            }
+        });
+        done
     }
 
     /// Calls no hook any more.

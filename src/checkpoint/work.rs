@@ -315,14 +315,14 @@ impl<'a> Work<'a> {
     /// Gives what cannot be captured, and came to the stage since it had just taken the place of `path`, a name beside that.
     fn move_out(&mut self, staged: &RelPath, path: &RelPath) -> Result<()> {
         let workspace = &*self.files.workspace;
-        let Some((dir, name)) = path.split() else { return Ok(()) };
+        let aside = self.aside(path);
+        let Some((dir, kept)) = aside.as_ref().and_then(RelPath::split) else { return Ok(()) };
         let is_there = |dir: &RelPath| workspace.meta(dir).is_ok_and(|meta| meta.kind == MetaKind::Directory);
         let dir = if dir.is_root() || is_there(&dir) { dir } else { RelPath::root() };
-        let kept = [name, format!(".forklog-kept-{}", self.uid).as_bytes()].concat();
-        let mut aside = dir.join(&kept);
+        let mut aside = dir.join(kept);
         for n in 1.. {
             match workspace.meta(&aside) {
-                Ok(_) => aside = dir.join(&[&*kept, format!("-{n}").as_bytes()].concat()),
+                Ok(_) => aside = dir.join(&[kept, format!("-{n}").as_bytes()].concat()),
                 Err(error) if is_absent(&error) => break,
                 Err(error) => return self.io(&aside, "stat", Err(error)),
             }

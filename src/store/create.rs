@@ -16,6 +16,7 @@ use crate::ids::{Position, ProjectName, SessionId, SessionKey, SideName, Uid};
 use crate::log::files::checkpoint_at;
 use crate::log::lineage::{Layout, Lineage};
 use crate::log::note::Note;
+use crate::log::recover::make_dir;
 use crate::log::transcript::Transcript;
 use crate::session::{At, Lock, OpenOptions, PATIENCE, Presence, Reader, Session, check_meta, open_named};
 use crate::time::Timestamp;
@@ -315,13 +316,10 @@ impl Store {
         }
         let sides = dir.join("side");
         // It alone: a session that is deleted this moment must not come back as a directory without a transcript.
-        match disk.create_dir(&sides) {
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                return Err(Error::not_found(Named::Session, key));
-            }
-            Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(Error::io("make", &sides, error)),
-            _ => {}
-        }
+        make_dir(disk, &sides).map_err(|error| match error {
+            Error::Io { source, .. } if source.kind() == ErrorKind::NotFound => Error::not_found(Named::Session, key),
+            other => other,
+        })?;
         let uid = Uid::from_bytes(self.random());
         let header = Header {
             format: format::VERSION,

@@ -1,7 +1,7 @@
 //! Calls that fail, disks that are full, modes that forbid, and a user who does not wait.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use forklog::checkpoint::{Why, pending};
 use forklog::disk::Disk;
@@ -445,29 +445,20 @@ fn a_directory_that_takes_a_files_place_during_a_rewind_is_kept_and_blocks_nothi
     let (disk, _) = three_turns();
     for moment in 0.. {
         let copy = disk.after(Cut::Everything);
-        let (calls, busy) = (std::sync::atomic::AtomicU64::new(0), AtomicBool::new(false));
         let user = User::of(&copy);
-        let done = std::sync::Arc::new(AtomicBool::new(false));
-        let flag = std::sync::Arc::clone(&done);
         let process = copy.process();
         let store = open(&process).expect("opens");
         let session = store.session(&key()).expect("opens");
         let found = files(&process, &session).expect("opens");
-        copy.on_point(Points::Changes, move |_, _| {
-            if !busy.swap(true, Ordering::SeqCst) {
-                if calls.fetch_add(1, Ordering::SeqCst) == moment {
-                    let _ = user.0.remove_file(&path("main"));
-                    let made = user.0.create_dir(&path("main"), 0o755);
-                    let made = made.and_then(|()| user.0.write_new(&path("main/inside"), EDIT.as_bytes(), 0o644));
-                    flag.store(made.is_ok(), Ordering::SeqCst);
-                }
-                busy.store(false, Ordering::SeqCst);
-            }
+        let done = copy.at_call(Points::Changes, moment, move || {
+            let _ = user.0.remove_file(&path("main"));
+            let made = user.0.create_dir(&path("main"), 0o755);
+            made.and_then(|()| user.0.write_new(&path("main/inside"), EDIT.as_bytes(), 0o644)).is_ok()
         });
         let result = found.rewind(&seq(0), Scope::Both, &normal());
         copy.clear_hook();
         drop(found);
-        if !done.load(Ordering::SeqCst) {
+        if done.get() != Some(&true) {
             assert!(moment > 20, "{moment}");
             break;
         }
@@ -486,29 +477,18 @@ fn an_edit_in_the_middle_of_a_rewind_is_not_lost() {
     for edited in ["main", "gone", "is-dir/inside", "fresh/dir/file"] {
         for moment in 0.. {
             let copy = disk.after(Cut::Everything);
-            let (calls, busy) = (std::sync::atomic::AtomicU64::new(0), AtomicBool::new(false));
             let (user, name) = (User::of(&copy), edited.to_owned());
-            let write = move |user: &User| {
+            let write = move || {
                 // In place, or as a new file where there is none; a directory may just be in the way.
                 let _ = user.0.create_dir(&path("is-dir"), 0o755);
                 let _ = user.0.remove_file(&path(&name));
                 user.0.write_new(&path(&name), EDIT.as_bytes(), 0o644).is_ok()
             };
-            let done = AtomicBool::new(false);
-            let done = std::sync::Arc::new(done);
-            let flag = std::sync::Arc::clone(&done);
             let process = copy.process();
             let store = open(&process).expect("opens");
             let session = store.session(&key()).expect("opens");
             let found = files(&process, &session).expect("opens");
-            copy.on_point(Points::Changes, move |_, _| {
-                if !busy.swap(true, Ordering::SeqCst) {
-                    if calls.fetch_add(1, Ordering::SeqCst) == moment {
-                        flag.store(write(&user), Ordering::SeqCst);
-                    }
-                    busy.store(false, Ordering::SeqCst);
-                }
-            });
+            let done = copy.at_call(Points::Changes, moment, write);
             let result = found.rewind(&seq(0), Scope::Both, &normal());
             copy.clear_hook();
             drop(found);
@@ -516,14 +496,14 @@ fn an_edit_in_the_middle_of_a_rewind_is_not_lost() {
             store.gc(false).expect("collected");
             let user = User::of(&copy);
             let is_there = || user.image().values().any(|is| is.contains(EDIT));
-            if done.load(Ordering::SeqCst) && !is_there() {
+            if done.get() == Some(&true) && !is_there() {
                 rescued += 1;
                 let id = ObjectId::of(ObjectKind::Blob, EDIT.as_bytes());
                 assert!(store.objects().get(ObjectKind::Blob, id, 1000).is_ok(), "{edited} at {moment}: {result:?}");
                 found.undo(&forced()).unwrap_or_else(|error| panic!("{edited} at {moment}: {error}"));
                 assert!(is_there(), "{edited} at {moment}: undo brings it back: {result:?}");
             }
-            if !done.load(Ordering::SeqCst) && moment > 100 {
+            if done.get() != Some(&true) && moment > 100 {
                 break;
             }
         }

@@ -1,7 +1,7 @@
 //! What gc promises to who writes meanwhile, and what it does where it cannot know what is needed.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use forklog::checkpoint::PlanOptions;
@@ -41,43 +41,35 @@ fn a_writer_that_needs_what_gc_removes_stores_it_again() {
     for moment in 0.. {
         let copy = disk.after(forklog_sim::Cut::Everything);
         let roots = Arc::new(Mutex::new(put(&objects(&copy.process()), 0..4).expect("put")));
-        let did = Arc::new(AtomicU64::new(0));
-        let (calls, busy) = (AtomicU64::new(0), AtomicBool::new(false));
-        let (other, shared, flag) = (copy.process(), Arc::clone(&roots), Arc::clone(&did));
-        copy.on_point(Points::Every, move |_, _| {
-            if busy.swap(true, Ordering::SeqCst) {
-                return;
+        let (other, shared) = (copy.process(), Arc::clone(&roots));
+        let did = copy.at_call(Points::Every, moment, move || {
+            let lock = other.open(&Path::new(OBJECTS).join("lock"), How::Write);
+            // A writer would wait until gc has passed this phase, and gc waits for us.
+            let is_free = lock.is_ok_and(|lock| lock.try_lock(LockMode::Shared).expect("asked"));
+            if is_free {
+                let writer = objects(&other);
+                let batch = writer.begin().expect("begun");
+                let ids = (10..20).map(|n| batch.put(ObjectKind::Blob, &content(n)).map(Root::Blob));
+                let found = ids.collect::<Result<Vec<_>, _>>().expect("put");
+                batch.sync().expect("synced");
+                // The record that names them comes before the batch ends.
+                shared.lock().expect("sound").extend(found);
             }
-            if calls.fetch_add(1, Ordering::SeqCst) == moment {
-                let lock = other.open(&Path::new(OBJECTS).join("lock"), How::Write);
-                // A writer would wait until gc has passed this phase, and gc waits for us.
-                let is_free = lock.is_ok_and(|lock| lock.try_lock(LockMode::Shared).expect("asked"));
-                if is_free {
-                    let writer = objects(&other);
-                    let batch = writer.begin().expect("begun");
-                    let ids = (10..20).map(|n| batch.put(ObjectKind::Blob, &content(n)).map(Root::Blob));
-                    let found = ids.collect::<Result<Vec<_>, _>>().expect("put");
-                    batch.sync().expect("synced");
-                    // The record that names them comes before the batch ends.
-                    shared.lock().expect("sound").extend(found);
-                }
-                flag.store(if is_free { 1 } else { 2 }, Ordering::SeqCst);
-            }
-            busy.store(false, Ordering::SeqCst);
+            is_free
         });
         let collector = objects(&copy.process());
         let report = collector.gc(|| Ok(roots.lock().expect("sound").clone())).expect("collected");
         copy.clear_hook();
-        assert!(report.packs_removed > 0 || did.load(Ordering::SeqCst) == 1, "{report:?}");
+        assert!(report.packs_removed > 0 || did.get() == Some(&true), "{report:?}");
         let reader = objects(&copy.process());
         for root in roots.lock().expect("sound").iter() {
             reader.get(ObjectKind::Blob, root.id(), MAX_OBJECT).unwrap_or_else(|error| panic!("at {moment}: {error}"));
         }
         assert!(reader.verify().expect("read").is_empty());
-        match did.load(Ordering::SeqCst) {
-            0 => break,
-            1 => written += 1,
-            _ => waited += 1,
+        match did.get() {
+            None => break,
+            Some(true) => written += 1,
+            Some(false) => waited += 1,
         }
     }
     println!("a writer came at {written} calls of a gc, and had to wait at {waited}");
@@ -123,27 +115,19 @@ fn a_recovery_beside_gc_loses_nothing_that_its_record_names() {
     let (mut recovered, mut waited) = (0, 0);
     for moment in 0.. {
         let copy = disk.after(forklog_sim::Cut::Everything);
-        let did = Arc::new(AtomicU64::new(0));
-        let (calls, busy) = (AtomicU64::new(0), AtomicBool::new(false));
-        let (process, flag) = (copy.process(), Arc::clone(&did));
-        copy.on_point(Points::Every, move |_, _| {
-            if busy.swap(true, Ordering::SeqCst) {
-                return;
-            }
-            if calls.fetch_add(1, Ordering::SeqCst) == moment {
-                // Whoever waits here waits for good.
-                let is_free = ["lock", "objects/lock"].iter().all(|name| {
-                    let lock = process.open(&Path::new(STORE).join(name), How::Create);
-                    lock.is_ok_and(|lock| lock.try_lock(LockMode::Shared).expect("asked"))
-                });
-                let found = || {
-                    let store = open(&process)?;
-                    let session = store.session(&key())?;
-                    files(&process, &session).map(drop)
-                };
-                flag.store(if is_free && found().is_ok() { 1 } else { 2 }, Ordering::SeqCst);
-            }
-            busy.store(false, Ordering::SeqCst);
+        let process = copy.process();
+        let did = copy.at_call(Points::Every, moment, move || {
+            // Whoever waits here waits for good.
+            let is_free = ["lock", "objects/lock"].iter().all(|name| {
+                let lock = process.open(&Path::new(STORE).join(name), How::Create);
+                lock.is_ok_and(|lock| lock.try_lock(LockMode::Shared).expect("asked"))
+            });
+            let found = || {
+                let store = open(&process)?;
+                let session = store.session(&key())?;
+                files(&process, &session).map(drop)
+            };
+            is_free && found().is_ok()
         });
         let process = copy.process();
         let store = open(&process).expect("opens");
@@ -156,10 +140,10 @@ fn a_recovery_beside_gc_loses_nothing_that_its_record_names() {
         let found = files(&process, &session).expect("opens");
         found.undo(&forced()).unwrap_or_else(|error| panic!("at {moment}: {error}"));
         assert_eq!(User::of(&copy).image(), before, "at {moment}");
-        match did.load(Ordering::SeqCst) {
-            0 => break,
-            1 => recovered += 1,
-            _ => waited += 1,
+        match did.get() {
+            None => break,
+            Some(true) => recovered += 1,
+            Some(false) => waited += 1,
         }
     }
     println!("a recovery came at {recovered} calls of a gc, and had to wait at {waited}");

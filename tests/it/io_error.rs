@@ -606,31 +606,23 @@ fn a_session_that_is_made_beside_a_rebuild_is_in_the_list() {
             store.create(NewSession::named(key(id))).and_then(|session| session.close()).expect("made");
         }
         let (other, process) = (open_store(&disk.process(), 2).expect("a store"), disk.process());
-        let (calls, did) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
-        let (counted, flag, busy) = (Arc::clone(&calls), Arc::clone(&did), AtomicU64::new(0));
         let lock = store.path().join("index/lock");
-        disk.on_point(Points::Every, move |_, _| {
-            if busy.swap(1, Ordering::SeqCst) == 1 {
-                return;
+        let did = disk.at_call(Points::Every, moment, move || {
+            let file = process.open(&lock, How::Write).expect("there");
+            let is_free = file.try_lock(forklog::disk::LockMode::Exclusive).expect("asked");
+            drop(file);
+            if is_free {
+                let session = other.create(NewSession::named(key("aa")));
+                session.and_then(|session| session.close()).expect("made");
             }
-            if counted.fetch_add(1, Ordering::SeqCst) == moment {
-                let file = process.open(&lock, How::Write).expect("there");
-                let is_free = file.try_lock(forklog::disk::LockMode::Exclusive).expect("asked");
-                drop(file);
-                if is_free {
-                    let session = other.create(NewSession::named(key("aa")));
-                    session.and_then(|session| session.close()).expect("made");
-                }
-                flag.store(if is_free { 1 } else { 2 }, Ordering::SeqCst);
-            }
-            busy.store(0, Ordering::SeqCst);
+            is_free
         });
         store.reindex().expect("built again");
         disk.clear_hook();
-        match did.load(Ordering::SeqCst) {
-            0 => break,
-            1 => made += 1,
-            _ => waited += 1,
+        match did.get() {
+            None => break,
+            Some(true) => made += 1,
+            Some(false) => waited += 1,
         }
         let listed = |store: &Store| store.entries().expect("listed").len() as u64;
         let found = listed(&store);
@@ -648,25 +640,13 @@ fn a_session_that_is_deleted_while_a_side_of_it_is_made_leaves_its_name_free() {
         let store = open_store(&disk.process(), 1).expect("a store");
         store.create(NewSession::named(key("a"))).and_then(|session| session.close()).expect("made");
         let other = open_store(&disk.process(), 2).expect("a store");
-        let (calls, busy) = (Arc::new(AtomicU64::new(0)), AtomicU64::new(0));
-        let (counted, did) = (Arc::clone(&calls), Arc::new(AtomicU64::new(0)));
-        let flag = Arc::clone(&did);
-        disk.on_point(Points::Every, move |_, _| {
-            if busy.swap(1, Ordering::SeqCst) == 1 {
-                return;
-            }
-            if counted.fetch_add(1, Ordering::SeqCst) == moment {
-                flag.store(u64::from(other.delete(&key("a")).is_ok()), Ordering::SeqCst);
-            }
-            busy.store(0, Ordering::SeqCst);
-        });
+        let deletes = move || other.delete(&key("a")).is_ok();
+        let did = disk.at_call(Points::Every, moment, deletes);
         let side = store.side(&key("a"), &SideName::new("x").expect("legal"), OpenOptions::default());
         disk.clear_hook();
-        if calls.load(Ordering::SeqCst) <= moment {
-            break;
-        }
+        let Some(is_deleted) = did.get() else { break };
         drop(side);
-        if did.load(Ordering::SeqCst) == 1 {
+        if *is_deleted {
             deleted += 1;
             let again = store.create(NewSession::named(key("a"))).unwrap_or_else(|error| panic!("{moment}: {error}"));
             again.append(&1).and_then(|_| again.close()).expect("there is room");

@@ -15,6 +15,9 @@ pub(crate) const FRAME: usize = 33 + 7 + 24 + 19;
 /// `write(2)` to a file that stays open, and `fdatasync(2)` after each where that is asked for.
 pub(crate) struct Bare(pub(crate) Form);
 
+/// The same with group commit: who comes while a sync runs is written, with all others, in one write when it has ended.
+pub(crate) struct Grouped;
+
 /// What a record is before it is written: the limit of an append that is given the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Form {
@@ -25,9 +28,6 @@ pub(crate) enum Form {
     /// Text, which serde_json reads to see that it is JSON.
     Bytes,
 }
-
-/// The same with group commit: who comes while a sync runs is written, with all others, in one write when it has ended.
-pub(crate) struct Grouped;
 
 impl Peer for Bare {
     fn name(&self) -> String {
